@@ -1,0 +1,362 @@
+"""The words of the loop: its policy, its state, the events that reach it and the actions it asks for.
+
+``decide(state, event) -> (state, actions)`` speaks only in these. Each has a JSON form, so that the controller can keep
+the state in a row, the journal can keep the events, and ``kilter why`` can tell the story again.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from kilter.core.evidence import Finding, Verdict
+
+Stage = Literal["candidate", "gated", "shadow", "canary", "champion", "retired", "rejected", "rolled_back", "inconclusive"]
+Work = Literal["training", "gating", "approval", "shadow", "canary", "promoting", "rolling_back"]
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a declaration that ``decide`` needs; all durations in seconds.
+
+    Args:
+        loop: The loop's name.
+        owner: Whom to notify.
+        spec: Digest of the declaration that this policy was made from.
+        on: Names of the monitors whose alarm starts a retraining.
+        every: Longest time between two trainings, or None.
+        cooldown: Shortest time between the starts of two trainings.
+        budget: CPU seconds of training per UTC day, or None for no limit.
+        max_rejections: After this many challengers in a row that did not become champion, the loop pauses.
+        max_failures: After this many failed trainings in a row the loop pauses.
+        shadow_bake: How long a shadow runs before its first look, or None for no shadow.
+        shadow_limit: How long a shadow may run in all before it is inconclusive.
+        canary_steps: Traffic shares in per cent, rising; empty for no canary.
+        canary_bake: How long each step runs.
+        canary_limit: How long the last step may be extended, beyond its bake, while the evidence stays open.
+        keep_warm: How long the previous champion stays loaded after a promotion.
+        approval: ``owner`` waits for an approval between the gates and the first traffic.
+    """
+
+    loop: str
+    owner: str
+    spec: str
+    on: tuple[str, ...] = ()
+    every: float | None = None
+    cooldown: float = 0.0
+    budget: float | None = None
+    max_rejections: int = 5
+    max_failures: int = 3
+    shadow_bake: float | None = None
+    shadow_limit: float = 0.0
+    canary_steps: tuple[int, ...] = ()
+    canary_bake: float = 0.0
+    canary_limit: float = 0.0
+    keep_warm: float = 0.0
+    approval: Literal["auto", "owner"] = "auto"
+
+
+# ---------------------------------------------------------------- actions
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """Something to be done outside ``decide``.
+
+    Args:
+        id: ``<loop>/<number>``: the idempotency key. The same id is the same deed, however often it is tried.
+    """
+
+    id: str
+
+
+class StartTraining(Action, tag="StartTraining", frozen=True, kw_only=True):
+    """Train a challenger on what is known at ``at``, and register it as a candidate."""
+
+    trigger: str
+    spec: str
+    at: datetime
+    cpu_limit: float | None = None
+
+
+class JudgeGates(Action, tag="JudgeGates", frozen=True, kw_only=True):
+    """Judge a candidate against its gates, and against the champion on the same rows."""
+
+    version: int
+    champion: int | None
+    spec: str
+    at: datetime
+
+
+class SetTraffic(Action, tag="SetTraffic", frozen=True, kw_only=True):
+    """Make the endpoint serve so: the champion answers, a challenger shadows or takes a share.
+
+    Args:
+        champion: The version that answers.
+        challenger: The version under proof, or None.
+        mode: ``solo`` (no challenger), ``shadow`` or ``canary``.
+        share: The challenger's share of traffic in per cent; 0 unless ``canary``.
+        warm: Versions that stay loaded without traffic.
+    """
+
+    champion: int
+    challenger: int | None = None
+    mode: Literal["solo", "shadow", "canary"] = "solo"
+    share: int = 0
+    warm: tuple[int, ...] = ()
+
+
+class JudgeShadow(Action, tag="JudgeShadow", frozen=True, kw_only=True):
+    """Judge the shadow on the labels that are known; ``look`` counts the looks, so that they share one error budget."""
+
+    version: int
+    champion: int
+    look: int
+    since: datetime
+    at: datetime
+
+
+class Promote(Action, tag="Promote", frozen=True, kw_only=True):
+    """Move the alias ``champion`` and all traffic to ``version`` in one step; ``previous`` stays warm."""
+
+    version: int
+    previous: int | None
+
+
+class RollBack(Action, tag="RollBack", frozen=True, kw_only=True):
+    """Give all traffic, and the alias if it had moved, back to ``to``."""
+
+    version: int
+    to: int
+    reason: str
+
+
+class Mark(Action, tag="Mark", frozen=True, kw_only=True):
+    """Write a version's stage. The controller does this in the transaction of the decision itself; no answer comes back."""
+
+    version: int
+    stage: Stage
+    reason: str
+
+
+class Notify(Action, tag="Notify", frozen=True, kw_only=True):
+    """Tell the owner; no answer is awaited, and a failure to tell stops nothing."""
+
+    to: str
+    title: str
+    body: str
+
+
+Actions = StartTraining | JudgeGates | SetTraffic | JudgeShadow | Promote | RollBack | Mark | Notify
+
+# ---------------------------------------------------------------- events
+
+
+class LoopEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """Something that happened.
+
+    Args:
+        at: When, UTC.
+    """
+
+    at: datetime
+
+
+class Answer(LoopEvent, frozen=True, kw_only=True):
+    """The outcome of an action; an answer to an action that isn't pending is a duplicate and changes nothing."""
+
+    action: str
+
+
+class Applied(LoopEvent, tag="Applied", frozen=True, kw_only=True):
+    """A declaration was applied; ``rebuild`` says that data, features, label or training changed."""
+
+    policy: Policy
+    rebuild: bool = True
+    by: str = ""
+
+
+class Tick(LoopEvent, tag="Tick", frozen=True, kw_only=True):
+    """Time has passed."""
+
+
+class AlarmRaised(LoopEvent, tag="AlarmRaised", frozen=True, kw_only=True):
+    """A monitor's condition holds for the champion."""
+
+    monitor: str
+    version: int
+    finding: Finding
+
+
+class AlarmCleared(LoopEvent, tag="AlarmCleared", frozen=True, kw_only=True):
+    """A monitor's condition holds no longer."""
+
+    monitor: str
+    version: int
+    finding: Finding | None = None
+
+
+class TrainingFinished(Answer, tag="TrainingFinished", frozen=True, kw_only=True):
+    """A challenger was trained and registered."""
+
+    version: int
+    run: str
+    cpu_seconds: float
+
+
+class TrainingFailed(Answer, tag="TrainingFailed", frozen=True, kw_only=True):
+    """Training failed; ``cpu_seconds`` count against the budget all the same."""
+
+    reason: str
+    cpu_seconds: float = 0.0
+
+
+class GatesJudged(Answer, tag="GatesJudged", frozen=True, kw_only=True):
+    """The gates were judged; a gate that can't be computed has failed."""
+
+    version: int
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+
+
+class TrafficSet(Answer, tag="TrafficSet", frozen=True, kw_only=True):
+    """The endpoint serves as a ``SetTraffic``, ``Promote`` or ``RollBack`` asked."""
+
+
+class ShadowJudged(Answer, tag="ShadowJudged", frozen=True, kw_only=True):
+    """A look at the shadow's paired losses."""
+
+    version: int
+    verdict: Verdict
+    finding: Finding
+
+
+class CanaryJudged(LoopEvent, tag="CanaryJudged", frozen=True, kw_only=True):
+    """The canary's e-processes after the labels known so far: ``fail`` is a breach, ``pass`` is proof, else still open."""
+
+    version: int
+    verdict: Verdict
+    finding: Finding
+
+
+class ActionFailed(Answer, tag="ActionFailed", frozen=True, kw_only=True):
+    """An action could not be done; with ``retryable`` it is asked for again, under the same id."""
+
+    reason: str
+    retryable: bool = True
+
+
+class PauseRequested(LoopEvent, tag="PauseRequested", frozen=True, kw_only=True):
+    """Someone stops the loop: nothing new starts, a release in flight goes back to the champion."""
+
+    by: str
+    reason: str
+
+
+class ResumeRequested(LoopEvent, tag="ResumeRequested", frozen=True, kw_only=True):
+    """Someone lets the loop go on."""
+
+    by: str
+
+
+class RetrainRequested(LoopEvent, tag="RetrainRequested", frozen=True, kw_only=True):
+    """Someone asks for a challenger now; the budget still holds, the cooldown does not."""
+
+    by: str
+
+
+class RollbackRequested(LoopEvent, tag="RollbackRequested", frozen=True, kw_only=True):
+    """Someone takes the release in flight back or, when there is none, the champion back to the one before."""
+
+    by: str
+    reason: str
+
+
+class PromoteRequested(LoopEvent, tag="PromoteRequested", frozen=True, kw_only=True):
+    """Someone ends the bake of a gated release in flight and promotes it now."""
+
+    version: int
+    by: str
+
+
+class Approved(LoopEvent, tag="Approved", frozen=True, kw_only=True):
+    """An owner approved a version that waited for it."""
+
+    version: int
+    by: str
+
+
+Events = (
+    Applied
+    | Tick
+    | AlarmRaised
+    | AlarmCleared
+    | TrainingFinished
+    | TrainingFailed
+    | GatesJudged
+    | TrafficSet
+    | ShadowJudged
+    | CanaryJudged
+    | ActionFailed
+    | PauseRequested
+    | ResumeRequested
+    | RetrainRequested
+    | RollbackRequested
+    | PromoteRequested
+    | Approved
+)
+
+# ---------------------------------------------------------------- state
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """The one challenger in flight.
+
+    Args:
+        work: What is being done with it now.
+        trigger: Why it was trained.
+        policy: The policy under which it was started; a later ``apply`` doesn't change a release in flight.
+        version: Its version, once trained.
+        step: Index into ``policy.canary_steps``.
+        since: When the present stage began to take traffic (or to wait), or None before the endpoint confirmed it.
+        look: How many looks at the shadow were taken.
+        evidence: The latest verdict of the canary.
+    """
+
+    work: Work
+    trigger: str
+    policy: Policy
+    version: int | None = None
+    step: int = 0
+    since: datetime | None = None
+    look: int = 0
+    evidence: Verdict = "inconclusive"
+
+
+class Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """An action that was asked for and not yet answered; ``not_before`` delays a retry."""
+
+    action: Actions
+    attempts: int = 1
+    not_before: datetime | None = None
+
+
+class LoopState(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that ``decide`` remembers about one loop."""
+
+    policy: Policy
+    champion: int | None = None
+    previous: int | None = None
+    previous_until: datetime | None = None
+    release: Release | None = None
+    pending: tuple[Pending, ...] = ()
+    sequence: int = 0
+    alarms: tuple[str, ...] = ()
+    rebuild: bool = False
+    paused: str | None = None
+    last_training: datetime | None = None
+    budget_day: str = ""
+    spent: float = 0.0
+    rejections: int = 0
+    failures: int = 0
+    now: datetime | None = None
