@@ -87,7 +87,9 @@ class FasterThan:
 Gate = BeatsChampion | BeatsNaive | AtLeast | Fair | FasterThan
 
 
-def beats_champion(metric: Metric, *, confidence: float = 0.95, resample: Block = "day", margin: float = 0.0) -> BeatsChampion:
+def beats_champion(
+    metric: Metric, *, confidence: float = 0.95, resample: Block = "day", margin: float = 0.0
+) -> BeatsChampion:
     """Demand that the challenger is better than the champion, paired on the same rows, with a block bootstrap.
 
     Args:
