@@ -124,11 +124,12 @@ class Promote(Action, tag="Promote", frozen=True, kw_only=True):
 
 
 class RollBack(Action, tag="RollBack", frozen=True, kw_only=True):
-    """Give all traffic, and the alias if it had moved, back to ``to``."""
+    """Give all traffic, and the alias if it had moved, back to ``to``; ``warm`` stays loaded without traffic."""
 
     version: int
     to: int
     reason: str
+    warm: tuple[int, ...] = ()
 
 
 class Mark(Action, tag="Mark", frozen=True, kw_only=True):
@@ -147,7 +148,9 @@ class Notify(Action, tag="Notify", frozen=True, kw_only=True):
     body: str
 
 
-Actions = StartTraining | JudgeGates | SetTraffic | JudgeShadow | Promote | RollBack | Mark | Notify
+Traffic = SetTraffic | Promote | RollBack
+Awaited = StartTraining | JudgeGates | JudgeShadow | Traffic
+Actions = Awaited | Mark | Notify
 
 # ---------------------------------------------------------------- events
 
@@ -240,10 +243,20 @@ class CanaryJudged(LoopEvent, tag="CanaryJudged", frozen=True, kw_only=True):
 
 
 class ActionFailed(Answer, tag="ActionFailed", frozen=True, kw_only=True):
-    """An action could not be done; with ``retryable`` it is asked for again, under the same id."""
+    """An attempt at an action is over and the deed was not done; with ``retryable`` it is asked for again under its id.
+
+    A training that ran and failed is a ``TrainingFailed``, which counts its CPU time; this is one that never ran.
+
+    Args:
+        reason: What went wrong.
+        retryable: Whether trying again can help.
+        attempt: Which attempt failed (``Pending.attempts``), so that a late copy isn't taken for a second failure;
+            None means the present one.
+    """
 
     reason: str
     retryable: bool = True
+    attempt: int | None = None
 
 
 class PauseRequested(LoopEvent, tag="PauseRequested", frozen=True, kw_only=True):
@@ -319,8 +332,11 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
         version: Its version, once trained.
         step: Index into ``policy.canary_steps``.
         since: When the present stage began to take traffic (or to wait), or None before the endpoint confirmed it.
+        due: When the present stage is next examined: the end of a bake, or the next look. None before ``since``.
         look: How many looks at the shadow were taken.
-        evidence: The latest verdict of the canary.
+        evidence: The verdict of the canary; the test is valid at any time, so that a ``pass`` once reached stays.
+        outcome: The stage that the version gets when the training or gating in flight ends, once it was withdrawn.
+        reason: Why it was withdrawn.
     """
 
     work: Work
@@ -329,20 +345,50 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     version: int | None = None
     step: int = 0
     since: datetime | None = None
+    due: datetime | None = None
     look: int = 0
     evidence: Verdict = "inconclusive"
+    outcome: Stage | None = None
+    reason: str = ""
 
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True):
-    """An action that was asked for and not yet answered; ``not_before`` delays a retry."""
+    """An action that was asked for and not yet answered.
 
-    action: Actions
+    Args:
+        action: The action.
+        attempts: How often it was asked for, counting the present attempt.
+        not_before: Set while the last attempt has failed and the next one waits for this moment.
+    """
+
+    action: Awaited
     attempts: int = 1
     not_before: datetime | None = None
 
 
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that ``decide`` remembers about one loop."""
+    """Everything that ``decide`` remembers about one loop.
+
+    Args:
+        policy: The policy for everything that starts from now on.
+        champion: The version that serves.
+        previous: The champion before it, while it is still loaded: the way back.
+        previous_until: Until when it stays loaded at least.
+        release: The one challenger in flight, or the return of a champion to the previous one.
+        pending: What was asked for and not yet answered.
+        sequence: The number of the latest action.
+        alarms: The monitors whose condition holds for the champion now.
+        rebuild: The declaration changed since the latest training.
+        requested: Who asked for a training that has not started yet; empty if nobody did.
+        paused: Why the loop is paused, or None.
+        last_training: When the latest training was asked for.
+        budget_day: The UTC day that ``spent`` belongs to.
+        spent: CPU seconds of the trainings that ended on that day.
+        cost: CPU seconds of the latest training that succeeded; what is left of a budget is saved for one that fits.
+        rejections: Challengers in a row that did not become champion.
+        failures: Trainings in a row that failed.
+        now: The latest moment that any event carried; time never goes back from here.
+    """
 
     policy: Policy
     champion: int | None = None
@@ -353,10 +399,12 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int = 0
     alarms: tuple[str, ...] = ()
     rebuild: bool = False
+    requested: str = ""
     paused: str | None = None
     last_training: datetime | None = None
     budget_day: str = ""
     spent: float = 0.0
+    cost: float = 0.0
     rejections: int = 0
     failures: int = 0
     now: datetime | None = None
