@@ -1,0 +1,90 @@
+"""XGBoost through its C interface: one thread, in-place prediction on the caller's matrix.
+
+Source: ``xgboost/c_api.h`` (``XGBoosterPredictFromDense``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from functools import cache
+
+from kilter.core.errors import Damaged, InvalidInput
+from kilter.packaging.native import Buffer, ModelSpec, library
+
+
+class XGBoostModel:
+    """A booster loaded from UBJSON.
+
+    Args:
+        spec: Number of columns and iterations.
+        data: The model, as ``Booster.save_raw("ubj")`` writes it.
+
+    Raises:
+        Damaged: When the bytes are not a model.
+    """
+
+    def __init__(self, spec: ModelSpec, data: bytes) -> None:
+        self._lib = _load()
+        self._columns = spec.columns
+        self._handle = ctypes.c_void_p()
+        self._check(self._lib.XGBoosterCreate(None, 0, ctypes.byref(self._handle)))
+        if self._lib.XGBoosterLoadModelFromBuffer(self._handle, data, len(data)):
+            raise Damaged("the bytes are not an XGBoost model", where="model.ubj")
+        self._check(self._lib.XGBoosterSetParam(self._handle, b"nthread", b"1"))
+        inputs = ctypes.c_uint64()
+        self._check(self._lib.XGBoosterGetNumFeature(self._handle, ctypes.byref(inputs)))
+        if inputs.value != spec.columns:
+            raise InvalidInput(f"the model has {inputs.value} inputs, its signature {spec.columns}", where="signature")
+        self._config = (
+            '{"type":0,"training":false,"iteration_begin":0,"iteration_end":%d,"strict_shape":false,"missing":NaN,'
+            '"cache_id":0}' % spec.iterations
+        ).encode()
+        self._shape = ctypes.POINTER(ctypes.c_uint64)()
+        self._dimensions = ctypes.c_uint64()
+        self._result = ctypes.POINTER(ctypes.c_float)()
+
+    def predict(self, data: Buffer, rows: int, columns: int) -> bytes:
+        """Return ``rows`` float64 values for a row-major float64 matrix of ``rows`` x ``columns``."""
+        if columns != self._columns or len(data) != 8 * rows * columns:
+            raise InvalidInput(f"{columns} columns were given", where="predict", allowed=f"{self._columns}")
+        held = data if isinstance(data, bytes) else bytes(data)
+        start = ctypes.cast(ctypes.c_char_p(held), ctypes.c_void_p).value or 0
+        values = b'{"data":[%d,true],"shape":[%d,%d],"typestr":"<f8","version":3}' % (start, rows, columns)
+        self._check(
+            self._lib.XGBoosterPredictFromDense(
+                self._handle, values, self._config, None, ctypes.byref(self._shape), ctypes.byref(self._dimensions),
+                ctypes.byref(self._result),
+            )  # fmt: skip
+        )
+        size = 1
+        for axis in range(self._dimensions.value):
+            size *= self._shape[axis]
+        if size != rows:
+            raise InvalidInput("the model has several outputs", allowed="one probability or one value")
+        return array("d", self._result[:rows]).tobytes()
+
+    def _check(self, failed: int) -> None:
+        if failed:
+            first = self._lib.XGBGetLastError().decode("utf-8", "replace").partition("\n")[0]
+            raise InvalidInput(f"XGBoost: {first}", where="predict")
+
+
+@cache
+def _load() -> ctypes.CDLL:
+    """Open the library and declare the functions that are used."""
+    lib = ctypes.CDLL(str(library("xgboost", "libxgboost", "xgboost")))
+    pointer, size, text = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p
+    signatures: dict[str, list[type]] = {
+        "XGBoosterCreate": [pointer, size, pointer],
+        "XGBoosterLoadModelFromBuffer": [pointer, text, size],
+        "XGBoosterSetParam": [pointer, text, text],
+        "XGBoosterGetNumFeature": [pointer, pointer],
+        "XGBoosterPredictFromDense": [pointer, text, text, pointer, pointer, pointer, pointer],
+    }
+    for name, arguments in signatures.items():
+        function = getattr(lib, name)
+        function.argtypes = arguments
+        function.restype = ctypes.c_int
+    lib.XGBGetLastError.restype = text
+    return lib

@@ -1,0 +1,50 @@
+"""How a front and its workers speak over a socket pair: length-prefixed frames, both little-endian.
+
+To a worker, first ``HELLO`` (the model's spec as JSON, the model's bytes, the example rows), then ``ROWS`` (a matrix of float64).
+From a worker ``READY`` (once), then per ``ROWS`` either ``VALUES`` (float64) or ``REFUSED`` (a sentence). An end of file means
+death, on both sides.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+HEAD = struct.Struct("<IIII")
+"""Bytes that follow, kind, ticket, rows."""
+
+HELLO, READY, ROWS, VALUES, REFUSED = 1, 2, 3, 4, 5
+LENGTHS = struct.Struct("<III")
+"""Lengths of the spec, the model and the example in a HELLO."""
+
+
+def frame(kind: int, ticket: int, rows: int, payload: bytes) -> bytes:
+    """Return one frame."""
+    return HEAD.pack(len(payload), kind, ticket, rows) + payload
+
+
+class Reader:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+        """Take bytes as they come and yield each whole frame as kind, ticket, rows and payload."""
+        if not self._held and len(data) >= HEAD.size:
+            size, kind, ticket, rows = HEAD.unpack_from(data)
+            if len(data) == HEAD.size + size:  # the usual case: exactly one frame
+                yield kind, ticket, rows, data[HEAD.size :]
+                return
+        self._held += data
+        start = 0
+        while len(self._held) - start >= HEAD.size:
+            size, kind, ticket, rows = HEAD.unpack_from(self._held, start)
+            end = start + HEAD.size + size
+            if len(self._held) < end:
+                break
+            payload = bytes(memoryview(self._held)[start + HEAD.size : end])
+            start = end
+            yield kind, ticket, rows, payload
+        if start:
+            del self._held[:start]

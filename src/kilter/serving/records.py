@@ -1,0 +1,170 @@
+"""The words of serving: the plan of an endpoint, what was answered, and how the endpoint is."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+Mode = Literal["solo", "shadow", "canary"]
+Arm = Literal["champion", "challenger", "fallback"]
+Scalar = float | int | str | bool | None
+
+CONSTANT = 0
+"""The version of an answer that no model gave: the endpoint's constant."""
+
+
+class TrafficPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What an endpoint is to do.
+
+    Args:
+        loop: The endpoint's name.
+        champion: The version that answers; None lets the constant answer everything.
+        challenger: The version under proof, or None.
+        mode: ``solo``, ``shadow`` (the challenger scores copies) or ``canary`` (it answers a share).
+        share: The challenger's share of traffic in per cent; 0 unless ``canary``.
+        warm: Versions that stay loaded without traffic; they answer when the champion can't.
+        bundles: The bundle's digest of every version named above.
+        fallback: The constant that answers when no model can, or None.
+        spec: Digest of the declaration behind this plan.
+        generation: Counts the plans of the endpoint; given by ``set_plan``.
+    """
+
+    loop: str
+    champion: int | None
+    challenger: int | None = None
+    mode: Mode = "solo"
+    share: int = 0
+    warm: tuple[int, ...] = ()
+    bundles: dict[int, str] = {}
+    fallback: float | None = None
+    spec: str = ""
+    generation: int = 0
+
+    def versions(self) -> tuple[int, ...]:
+        """Return the versions that have to be loaded, the champion first, each once."""
+        named = (self.champion, self.challenger if self.mode != "solo" else None, *self.warm)
+        return tuple(dict.fromkeys(version for version in named if version is not None))
+
+
+class EndpointStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a front has followed the plan.
+
+    Args:
+        loop: The endpoint.
+        front: The front's name.
+        generation: The plan's generation.
+        applied: The generation that the front serves; 0 before the first.
+        error: Why the plan could not be applied, or empty.
+        updated_at: When the front wrote this.
+    """
+
+    loop: str
+    front: str
+    generation: int
+    applied: int
+    error: str
+    updated_at: datetime
+
+
+class Item(msgspec.Struct, frozen=True, array_like=True):
+    """One request's part of a batch.
+
+    Args:
+        rows: How many rows it has.
+        key: Its Idempotency-Key, or empty.
+        body: The first eight bytes of the BLAKE3 digest of its body, when it has such a key; else empty.
+    """
+
+    rows: int
+    key: str = ""
+    body: bytes = b""
+
+
+class PredictionBatch(msgspec.Struct, frozen=True, kw_only=True, tag="p"):
+    """The predictions of one turn of the event loop, by column; one record of the log.
+
+    Args:
+        at: When they were answered, on the front's clock.
+        loop: The endpoint.
+        generation: The plan under which they were routed.
+        share: The challenger's share in per cent at that time: the propensity of the arm ``challenger``.
+        keys: Per row the value of the table's key column, as text.
+        times: Per row the value of the table's time column.
+        arms: Per row: ``champion`` or ``challenger`` when the version that the row was routed to gave the answer, else
+            ``fallback``.
+        versions: Per row the version that gave the answer; 0 for the constant.
+        values: Per row the answer.
+        inputs: Per input what the answering model saw (before encoding); null also where it has no such input.
+        requests: The requests that the rows came in, in order.
+        latency_us: From the arrival of the first request to this record, in microseconds.
+    """
+
+    at: datetime
+    loop: str
+    generation: int
+    share: int
+    keys: list[str]
+    times: list[datetime]
+    arms: list[Arm]
+    versions: list[int]
+    values: list[float]
+    inputs: dict[str, list[Scalar]]
+    requests: list[Item]
+    latency_us: int
+
+
+class ShadowBatch(msgspec.Struct, frozen=True, kw_only=True, tag="s"):
+    """What a shadow answered for the rows of a batch; never seen by a user.
+
+    Args:
+        at: When it was scored.
+        loop: The endpoint.
+        position: The log position of the batch whose rows were copied.
+        rows: Which of its rows.
+        version: The shadow.
+        values: Its answers.
+        inputs: What it saw in the inputs that the batch doesn't hold for the answering model.
+    """
+
+    at: datetime
+    loop: str
+    position: int
+    rows: list[int]
+    version: int
+    values: list[float]
+    inputs: dict[str, list[Scalar]] = {}
+
+
+Record = PredictionBatch | ShadowBatch
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """One recorded prediction.
+
+    Args:
+        id: Its id.
+        loop: The endpoint.
+        at: When it was answered.
+        key: The row's key.
+        time: The row's time.
+        arm: Who was meant to answer and did, or ``fallback``.
+        version: The version that answered; 0 for the constant.
+        value: The answer.
+        share: The challenger's share in per cent at that time.
+        generation: The plan's generation.
+        inputs: What the model saw.
+    """
+
+    id: str
+    loop: str
+    at: datetime
+    key: str
+    time: datetime
+    arm: Arm
+    version: int
+    value: float
+    share: int
+    generation: int
+    inputs: dict[str, Any]
