@@ -143,5 +143,6 @@ def _problem_of(answer: httpx.Response) -> KilterError:
     kind = tree().get(problem.type.removeprefix("kilter:"))
     if kind is None:
         kind = Unavailable if answer.status_code in {429, 502, 503, 504} else KilterError
+        kind = InvalidInput if 400 <= answer.status_code < 500 and kind is KilterError else kind
     detail = problem.detail or f"the server answered {answer.status_code}"
     return kind(detail, where=problem.where, allowed=problem.allowed, fix=problem.fix)

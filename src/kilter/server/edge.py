@@ -1,0 +1,264 @@
+"""The edge: one door in front of every route, that refuses whatever isn't allowed by name.
+
+Guards that hang on routes or on frameworks get forgotten when a route or a verb is added, so this one stands before the
+router and doesn't know it. In this order: method, Host, Origin, credentials, media type, size. Then the route is called.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from kilter.core.access import allowed_host, allowed_origin
+from kilter.core.errors import Forbidden, KilterError, Unauthorized
+from kilter.operations.table import Role
+from kilter.server.access import Access, Sessions
+from kilter.server.metrics import Metrics
+from kilter.server.problems import Malformed, TooLarge, WrongMedia, WrongMethod, known, problem
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+ROLE = "kilter.role"
+REQUEST = "kilter.request"
+BODY_LIMIT = 16 * 1024 * 1024
+
+_READING = frozenset({"GET", "HEAD"})
+_METHODS = _READING | {"POST"}
+_HEALTH = frozenset({"/livez", "/readyz"})
+_ONCE = (b"host", b"authorization", b"content-length", b"content-type", b"origin", b"cookie", b"transfer-encoding")
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (
+        b"content-security-policy",
+        (
+            b"default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+            b"frame-ancestors 'none'; base-uri 'none'; form-action 'self'; object-src 'none'"
+        ),
+    ),
+)
+
+
+def area_of(path: str) -> str:
+    """Return which part of the server a path belongs to: ``health``, ``api`` or ``page``."""
+    if path in _HEALTH:
+        return "health"
+    machine = path in {"/openapi.json", "/mcp"} or path == "/api" or path.startswith(("/api/", "/mcp/"))
+    return "api" if machine else "page"
+
+
+class Edge:
+    """The ASGI application that stands before the router.
+
+    Args:
+        app: The router.
+        access: The server's rules.
+        sessions: The sessions of browsers.
+        metrics: Where answers are counted.
+        body_limit: The largest body, in bytes.
+    """
+
+    def __init__(
+        self, app: App, access: Access, sessions: Sessions, metrics: Metrics, *, body_limit: int = BODY_LIMIT
+    ) -> None:
+        self._app = app
+        self._access = access
+        self._sessions = sessions
+        self._metrics = metrics
+        self._limit = body_limit
+        self._cookie = (
+            f"kilter_{access.port}"  # cookies don't know ports: two servers on one machine must not share one
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        request = secrets.token_hex(8)
+        scope[REQUEST] = request
+        began = time.perf_counter()
+        answer = _Answer(send, request)
+        self._metrics.running += 1
+        area = "refused"
+        try:
+            area = await self._pass(scope, receive, answer)
+        except Exception as error:  # the edge of the process: whatever happens becomes an answer
+            if answer.status:  # too late for a problem document: cut the connection, so that nobody takes it as whole
+                raise
+            await _refuse(answer, known(error, request), request)
+        finally:
+            self._metrics.running -= 1
+            self._metrics.count(area, answer.status or 499, time.perf_counter() - began)
+
+    async def _pass(self, scope: Scope, receive: Receive, answer: _Answer) -> str:
+        method, path = scope["method"], scope["path"]
+        headers = _single(scope["headers"])
+        if method not in _METHODS:
+            raise WrongMethod("the method isn't used here", where="method", allowed="GET, HEAD, POST")
+        _check_site(headers, method, self._access)
+        area = area_of(path)
+        query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+        if area == "page" and method == "GET" and any(name == "key" for name, _ in query):
+            await self._exchange(answer, path, query)
+            return area
+        scope[ROLE] = self._role(method, area, headers)
+        if method not in _READING:
+            _check_media(headers)
+            receive = await _whole_body(receive, headers, self._limit)
+        await self._app(scope, receive, answer.send)
+        return area
+
+    def _role(self, method: str, area: str, headers: dict[bytes, str]) -> Role:
+        bearer = headers.get(b"authorization")
+        if bearer is not None:
+            role = self._access.role_of(bearer)
+            if role is None:
+                raise Unauthorized("the token is wrong", where="Authorization", allowed="Bearer <token>")
+            return role
+        if self._sessions.valid(_cookie(headers.get(b"cookie", ""), self._cookie)):
+            if method not in _READING and b"origin" not in headers:
+                raise Forbidden("a browser's session writes only from this server's own pages", where="Origin")
+            return "owner"
+        if area == "health" or (area == "page" and method in _READING and self._access.open_pages):
+            return "viewer"
+        raise Unauthorized(
+            "a token is needed",
+            where="Authorization",
+            allowed="Bearer <token>, or the session of a link from `kilter link`",
+            fix="the token is in the file run/token of the store, readable by its owner",
+        )
+
+    async def _exchange(self, answer: _Answer, path: str, query: list[tuple[str, str]]) -> None:
+        """Turn a link's key into a session, and forget the key in the address."""
+        keys = [value for name, value in query if name == "key"]
+        rest = urlencode([(name, value) for name, value in query if name != "key"])
+        session = self._sessions.exchange(keys[0]) if len(keys) == 1 else None
+        # A path that begins with two slashes would be taken as another server's name.
+        target = f"/{path.lstrip('/')}" if path.isascii() and path.isprintable() and "\\" not in path else "/"
+        headers = [
+            (b"location", f"{target}{'?' if rest else ''}{rest}".encode("latin-1")),
+            (b"cache-control", b"no-store"),
+        ]
+        if session is not None:
+            secure = "; Secure" if self._access.tls else ""
+            cookie = f"{self._cookie}={session}; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200{secure}"
+            headers.append((b"set-cookie", cookie.encode()))
+        await answer.send({"type": "http.response.start", "status": 303, "headers": headers})
+        await answer.send({"type": "http.response.body", "body": b""})
+
+
+class _Answer:
+    """An answer on its way out: security headers and the request's id are put on it, its status is remembered."""
+
+    def __init__(self, send: Send, request: str) -> None:
+        self._send = send
+        self._request = request
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            present = {name.lower() for name, _ in message.get("headers", ())}
+            extra = [(name, value) for name, value in _HEADERS if name not in present]
+            if b"cache-control" not in present:
+                extra.append((b"cache-control", b"no-store"))
+            extra.append((b"x-request-id", self._request.encode()))
+            message = {**message, "headers": [*message.get("headers", ()), *extra]}
+        await self._send(message)
+
+
+async def _refuse(answer: _Answer, error: KilterError, request: str) -> None:
+    status, body, headers = problem(error, request)
+    fields = [(name.encode(), value.encode()) for name, value in headers.items()]
+    fields.append((b"content-length", str(len(body)).encode()))
+    await answer.send({"type": "http.response.start", "status": status, "headers": fields})
+    await answer.send({"type": "http.response.body", "body": body})
+
+
+def _single(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, str]:
+    """Return the headers by name; two different readings of one request are not allowed to exist."""
+    headers: dict[bytes, str] = {}
+    for name, value in pairs:
+        lower = name.lower()
+        if lower in headers and lower in _ONCE:
+            raise Malformed("a header is there twice", where=lower.decode("latin-1"))
+        headers[lower] = value.decode("latin-1")
+    return headers
+
+
+def _check_site(headers: dict[bytes, str], method: str, access: Access) -> None:
+    """Refuse foreign names of this server (DNS rebinding) and foreign pages (CSRF)."""
+    host, origin = headers.get(b"host"), headers.get(b"origin")
+    if host is None or not allowed_host(host, access.host):
+        raise Forbidden(
+            "the Host header doesn't name this server", where="Host", allowed="the server's own name and port"
+        )
+    if not allowed_origin(origin, host):
+        raise Forbidden(
+            "another site's page may not call this server", where="Origin", allowed="the server's own origin"
+        )
+    site, mode = headers.get(b"sec-fetch-site"), headers.get(b"sec-fetch-mode")
+    if site in {"cross-site", "same-site"} and not (method in _READING and mode == "navigate"):
+        raise Forbidden("another site's page may not call this server", where="Sec-Fetch-Site", allowed="same-origin")
+
+
+def _check_media(headers: dict[bytes, str]) -> None:
+    """Refuse what a foreign form could send, and what grows when it is unpacked."""
+    media = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+    if media != "application/json":
+        raise WrongMedia("the body isn't JSON", where="Content-Type", allowed="application/json")
+    if headers.get(b"content-encoding", "identity").strip().lower() != "identity":
+        raise WrongMedia("a compressed body isn't taken", where="Content-Encoding", allowed="identity")
+
+
+async def _whole_body(receive: Receive, headers: dict[bytes, str], limit: int) -> Receive:
+    """Read the body up to the limit and return a ``receive`` that hands it over whole."""
+    declared = headers.get(b"content-length", "")
+    too_large = TooLarge("the body is too large", where="body", allowed=f"{limit:,} bytes")
+    if declared and (not declared.isdecimal() or len(declared) > 18):
+        raise Malformed("the length isn't a number", where="Content-Length")
+    if declared and int(declared) > limit:
+        raise too_large
+    body = bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise too_large
+        more = message.get("more_body", False)
+    handed = False
+
+    async def again() -> Message:
+        nonlocal handed
+        if handed:
+            return await receive()
+        handed = True
+        return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+    return again
+
+
+def _cookie(header: str, name: str) -> str:
+    try:
+        found = SimpleCookie(header).get(name)
+    except CookieError:
+        return ""
+    return found.value if found is not None else ""
