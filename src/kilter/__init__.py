@@ -1,0 +1,157 @@
+"""The whole life of a model in one Python file, kept going by one process.
+
+The names of a declaration are here, and are loaded when they are first used, so that ``import kilter`` is quick and
+needs neither numpy nor Polars.
+"""
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kilter.core.errors import DeclarationError, KilterError
+    from kilter.data.dataset import Dataset
+    from kilter.data.declare import Columns, Label, Table, Window
+    from kilter.evaluation.declare import (
+        Gate,
+        Metric,
+        accuracy,
+        at_least,
+        auc,
+        beats_champion,
+        beats_naive,
+        brier,
+        fair,
+        faster_than,
+        log_loss,
+        precision,
+        recall,
+    )
+    from kilter.features.declare import FeatureView, count, features, latest, maximum, mean, minimum, total
+    from kilter.loop.declare import Loop, Retrain
+    from kilter.loop.workspace import Workspace, connect
+    from kilter.monitoring.declare import Monitor, calibration, decay, drift
+    from kilter.release.declare import Canary, Shadow
+    from kilter.tracking.fluent import run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Canary",
+    "Columns",
+    "Dataset",
+    "DeclarationError",
+    "FeatureView",
+    "Gate",
+    "KilterError",
+    "Label",
+    "Loop",
+    "Metric",
+    "Monitor",
+    "Retrain",
+    "Shadow",
+    "Table",
+    "Window",
+    "Workspace",
+    "__version__",
+    "accuracy",
+    "at_least",
+    "auc",
+    "beats_champion",
+    "beats_naive",
+    "brier",
+    "calibration",
+    "connect",
+    "count",
+    "decay",
+    "drift",
+    "fair",
+    "faster_than",
+    "features",
+    "latest",
+    "log_loss",
+    "maximum",
+    "mean",
+    "minimum",
+    "precision",
+    "recall",
+    "run",
+    "total",
+]
+
+_HOMES = {
+    "kilter.core.errors": ("DeclarationError", "KilterError"),
+    "kilter.data.dataset": ("Dataset",),
+    "kilter.data.declare": ("Columns", "Label", "Table", "Window"),
+    "kilter.evaluation.declare": (
+        "Gate",
+        "Metric",
+        "accuracy",
+        "at_least",
+        "auc",
+        "beats_champion",
+        "beats_naive",
+        "brier",
+        "fair",
+        "faster_than",
+        "log_loss",
+        "precision",
+        "recall",
+    ),
+    "kilter.features.declare": (
+        "FeatureView",
+        "count",
+        "features",
+        "latest",
+        "maximum",
+        "mean",
+        "minimum",
+        "total",
+    ),
+    "kilter.loop.declare": ("Loop", "Retrain"),
+    "kilter.loop.workspace": ("Workspace", "connect"),
+    "kilter.monitoring.declare": ("Monitor", "calibration", "decay", "drift"),
+    "kilter.release.declare": ("Canary", "Shadow"),
+    "kilter.tracking.fluent": ("run",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+class _Kilter(ModuleType):
+    """The package itself.
+
+    ``features`` is both a public function and a room of the house. The import system would set the attribute to the
+    room as soon as anything in it is imported; here the function wins, and the room stays reachable by
+    ``from kilter.features.declare import ...``.
+    """
+
+    @property
+    def features(self) -> object:
+        return _load("features")
+
+    @features.setter
+    def features(self, room: object) -> None:
+        """Leave the function in place when the import system wants to set the room."""
+
+
+def _load(name: str) -> object:
+    from importlib import import_module  # noqa: PLC0415 - only a program that uses a public name pays for it
+
+    return getattr(import_module(_HOME[name]), name)
+
+
+if not TYPE_CHECKING:  # a type checker that saw it would accept any name
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module 'kilter' has no attribute {name!r}")
+        value = _load(name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+sys.modules[__name__].__class__ = _Kilter

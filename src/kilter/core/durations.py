@@ -39,4 +39,4 @@ def format_duration(span: timedelta) -> str:
         size = _UNITS[unit]
         if unit != "w" and seconds >= size and seconds % size == 0:
             return f"{int(seconds // size)}{unit}"
-    return f"{seconds:g}s"
+    return f"{seconds * 1000:g}ms" if seconds < 1 else f"{seconds:g}s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from kilter.data.declare import Columns, Label, Window
 from kilter.evaluation.declare import Gate, beats_champion, beats_naive, log_loss
@@ -13,9 +13,15 @@ from kilter.monitoring.declare import Monitor, calibration, decay, drift
 from kilter.release.declare import Canary, Shadow, Step
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from kilter.data.dataset import Dataset
 
-P = TypeVar("P")
+    P = TypeVar("P", default=None)  # a loop whose ``train`` takes data alone is a ``Loop[None]`` without an annotation
+else:
+    from typing import TypeVar
+
+    P = TypeVar("P")
 
 Environment = Literal["dev", "staging", "prod"]
 ApprovalRule = Literal["auto", "owner"]
@@ -40,6 +46,7 @@ class Retrain:
     max_rejections: int = 5
 
 
+_WINDOW = Window()
 _DECAY = decay(log_loss)
 _CALIBRATION = calibration()
 
@@ -54,8 +61,8 @@ class Loop(Generic[P]):
         purpose: What its predictions are for.
         inputs: What the model sees, all known when the prediction is made.
         label: The truth, known late.
-        train: A plain function from a dataset and parameters to a fitted model.
-        params: The parameters handed to ``train``: a frozen dataclass.
+        train: A plain function from a dataset, and parameters if there are any, to a fitted model.
+        params: The parameters handed to ``train``: a frozen dataclass of plain values.
         data: Which rows a training sees; with several windows each is tried, and a nested holdout inside the training
             rows chooses between them before the gates' holdout is touched.
         gates: What a challenger has to prove before any traffic. Losing to a constant is never allowed.
@@ -71,10 +78,10 @@ class Loop(Generic[P]):
     owner: str
     inputs: Sequence[Columns | FeatureView]
     label: Label
-    train: Callable[[Dataset, P], Any]
+    train: Callable[[Dataset, P], object] | Callable[[Dataset], object]
     purpose: str = ""
     params: P | None = None
-    data: Window | tuple[Window, ...] = Window()
+    data: Window | tuple[Window, ...] = _WINDOW
     gates: Sequence[Gate] = (beats_champion(log_loss), beats_naive(log_loss))
     release: Sequence[Step] = (Shadow(), Canary())
     monitors: Sequence[Monitor] = (_DECAY, _CALIBRATION, drift())
@@ -82,3 +89,17 @@ class Loop(Generic[P]):
     fallback: float | None = None
     approve: Mapping[Environment, ApprovalRule] = field(default_factory=lambda: {"prod": "owner"})
     seed: int = 0
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The windows that a training tries, one or several."""
+        return self.data if isinstance(self.data, tuple) else (self.data,)
+
+    def fit(self, data: Dataset) -> object:
+        """Call ``train`` as it was declared, with the parameters if it has any, and return the fitted model."""
+        train: Callable[..., object] = self.train
+        return train(data) if self.params is None else train(data, self.params)
+
+
+AnyLoop: TypeAlias = Loop[Any]
+"""A loop whose parameters may be of any type: what the house passes around."""

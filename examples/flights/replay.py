@@ -1,0 +1,161 @@
+"""Replay a year of flights as if it happened now: the clock moves, rows arrive, passengers ask, planes land."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+HOUR = timedelta(hours=1)
+LEAD = timedelta(hours=1)
+ASKED = ("flight_id", "sched_dep", "carrier", "origin", "dest", "hour", "weekday", "distance")
+DEPARTED = ("flight_id", "sched_dep", "origin", "dep_time", "dep_delay", "dep_delay_h")
+LANDED = ("flight_id", "sched_dep", "arr_time", "arr_delay")
+
+
+@dataclass(frozen=True)
+class Hour:
+    """What one simulated hour brings, known at its end.
+
+    Args:
+        end: The end of the hour, UTC.
+        parts: Parts of rows for the table: new schedules, departures, landings.
+        asked: Flights that leave one hour later: their passengers ask now.
+    """
+
+    end: datetime
+    parts: list[dict[str, object]]
+    asked: list[dict[str, object]]
+
+
+class Stream:
+    """The flights of a year, cut into hours.
+
+    Args:
+        flights: All flights, with the times as UTC instants.
+        stretch: How many hours are handed out together while nothing delicate is going on.
+    """
+
+    def __init__(self, flights: pl.DataFrame) -> None:
+        self._asked = _Sorted(flights, "sched_dep", ASKED, shift=LEAD)
+        self._departed = _Sorted(flights, "dep_time", DEPARTED)
+        self._landed = _Sorted(flights, "arr_time", LANDED)
+
+    def hours(self, start: datetime, end: datetime, *, minutes_for_hours: Switch) -> Iterator[Hour]:
+        """Yield the hours of ``[start, end)``; while the switch is on, the producer sends minutes where hours belong."""
+        begin = start
+        while begin < end:
+            stop = begin + HOUR
+            departed = self._departed.between(begin, stop)
+            if minutes_for_hours.on:
+                for row in departed:
+                    row["dep_delay_h"] = row["dep_delay"]
+            asked = self._asked.between(begin, stop)
+            yield Hour(stop, asked + departed + self._landed.between(begin, stop), asked)
+            begin = stop
+
+
+@dataclass
+class Switch:
+    """Something that can be turned on while the replay runs."""
+
+    on: bool = False
+
+
+class _Sorted:
+    """Rows in the order of one time column, so that an hour is a slice."""
+
+    def __init__(self, flights: pl.DataFrame, time_column: str, columns: tuple[str, ...], shift: timedelta = timedelta(0)) -> None:
+        rows = flights.filter(pl.col(time_column).is_not_null()).sort(time_column, "flight_id")
+        self._times = (rows[time_column] - shift).dt.epoch("us").to_numpy()
+        stamps = [name for name in columns if rows.schema[name].is_temporal()]
+        self._rows = rows.select(columns).with_columns(pl.col(stamps).dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+    def between(self, begin: datetime, stop: datetime) -> list[dict[str, object]]:
+        low, high = np.searchsorted(self._times, [_micros(begin), _micros(stop)])
+        return self._rows[int(low) : int(high)].to_dicts()
+
+
+@dataclass
+class Traffic:
+    """The passengers' side: real HTTP requests, every answer counted, nothing hidden by a retry.
+
+    Args:
+        host: Where the endpoint listens.
+        port: Its port.
+        loop: The loop that is asked.
+        patience: Seconds during which a request without an answer is sent again, under the same idempotency key; 0 for none.
+    """
+
+    host: str
+    port: int
+    loop: str
+    patience: float = 0.0
+    requests: int = 0
+    rows: int = 0
+    failed: int = 0
+    retried: int = 0
+    fallbacks: int = 0
+    errors: list[str] = field(default_factory=list)
+    acknowledged: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    _local: threading.local = field(default_factory=threading.local)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def ask(self, rows: list[dict[str, object]], key: str) -> list[dict[str, object]]:
+        """Ask for predictions of one hour's flights; return them, or nothing when the request failed."""
+        if not rows:
+            return []
+        body = json.dumps({"rows": rows})
+        deadline = time.monotonic() + self.patience
+        began = time.perf_counter()
+        while True:
+            answer, error = self._send(body, key)
+            if answer is not None:
+                break
+            if time.monotonic() >= deadline:
+                with self._lock:
+                    self.requests += 1
+                    self.failed += 1
+                    self.errors.append(error)
+                return []
+            with self._lock:
+                self.retried += 1
+            time.sleep(0.05)
+        predictions: list[dict[str, object]] = answer["predictions"]
+        with self._lock:
+            self.requests += 1
+            self.rows += len(predictions)
+            self.fallbacks += sum(prediction["arm"] == "fallback" for prediction in predictions)
+            self.acknowledged.extend(str(prediction["id"]) for prediction in predictions)
+            self.seconds.append(time.perf_counter() - began)
+        return predictions
+
+    def _send(self, body: str, key: str) -> tuple[dict | None, str]:
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
+        try:
+            connection.request(
+                "POST", f"/predict/{self.loop}", body, {"Content-Type": "application/json", "Idempotency-Key": key}
+            )
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            self._local.connection = None
+            return None, f"{type(error).__name__}: {error}"
+        if response.status != http.client.OK:
+            return None, f"HTTP {response.status}: {content[:300].decode(errors='replace')}"
+        return json.loads(content), ""
+
+
+def _micros(moment: datetime) -> int:
+    return int(moment.astimezone(UTC).timestamp() * 1_000_000)
