@@ -140,9 +140,13 @@ def ratio(numerator: Floats, denominator: Floats | None, codes: Codes) -> Ratio:
         denominator: One value per row, or None to count rows (the ratio is then a mean).
         codes: The block of each row, as `block_codes` gives it.
     """
-    blocks = _count(codes)
-    below = np.bincount(codes, minlength=blocks) if denominator is None else np.bincount(codes, denominator, blocks)
-    return Ratio(np.bincount(codes, numerator, blocks), below.astype(np.float64))
+    ones = np.ones_like(numerator) if denominator is None else denominator
+    return Ratio(block_sums(numerator, codes), block_sums(ones, codes))
+
+
+def block_sums(values: Floats, codes: Codes) -> Floats:
+    """Return the sum of row values per block, shape (blocks,)."""
+    return np.asarray(np.bincount(codes, values, _count(codes)), dtype=np.float64)
 
 
 def mean(values: Floats, codes: Codes) -> Ratio:

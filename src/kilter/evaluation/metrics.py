@@ -8,7 +8,7 @@ import numpy as np
 
 from kilter.core import statistics
 from kilter.core.errors import InsufficientData, InvalidInput
-from kilter.core.statistics import Codes, Floats, Ratio, Statistic
+from kilter.core.statistics import Codes, Floats, Statistic
 from kilter.evaluation.declare import Metric
 
 EPSILON: Final = 1e-15
@@ -55,9 +55,9 @@ def row_losses(metric: Metric, y: Floats, p: Floats) -> Floats | None:
     """
     if metric.name == "log_loss":
         inside = np.clip(p, EPSILON, 1.0 - EPSILON)
-        return -np.log(np.where(y > 0.5, inside, 1.0 - inside))
+        return np.asarray(-np.log(np.where(y > 0.5, inside, 1.0 - inside)), dtype=np.float64)
     if metric.name == "brier":
-        return (p - y) ** 2
+        return np.asarray(np.square(p - y), dtype=np.float64)
     if metric.name == "accuracy":
         return ((p >= metric.threshold) != (y > 0.5)).astype(np.float64)
     return None
@@ -89,11 +89,7 @@ def statistic(metric: Metric, y: Floats, p: Floats, codes: Codes) -> Statistic:
         codes: The block of each row, shape (rows,).
     """
     found = parts(metric, y, p)
-    blocks = int(codes.max()) + 1
-    if found is None:
-        return statistics.pairs(y, p, codes)
-    above, below = found
-    return Ratio(np.bincount(codes, above, blocks), np.bincount(codes, below, blocks))
+    return statistics.pairs(y, p, codes) if found is None else statistics.ratio(found[0], found[1], codes)
 
 
 def value(metric: Metric, y: Floats, p: Floats) -> float:
