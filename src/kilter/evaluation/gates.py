@@ -149,7 +149,7 @@ def _beats_champion(gate: BeatsChampion, context: GateContext) -> Finding:
             rule="not applicable: there is no champion yet",
             detail={"reason": "no champion yet"},
         )
-    return _compared(name_of(gate), gate.metric, context, np.asarray(context.p_champion), gate, gate.margin, "champion")
+    return _compared(gate, context, np.asarray(context.p_champion), margin=gate.margin, against="champion")
 
 
 def _beats_naive(gate: BeatsNaive, context: GateContext) -> Finding:

@@ -59,7 +59,7 @@ def row_losses(metric: Metric, y: Floats, p: Floats) -> Floats | None:
     if metric.name == "brier":
         return np.asarray(np.square(p - y), dtype=np.float64)
     if metric.name == "accuracy":
-        return ((p >= metric.threshold) != (y > 0.5)).astype(np.float64)
+        return np.asarray((p >= metric.threshold) != (y > 0.5), dtype=np.float64)
     return None
 
 
