@@ -124,7 +124,7 @@ class Encoding(msgspec.Struct, frozen=True, dict=True):
                 continue
             try:
                 # array("d"), unlike numpy, refuses the string "5"
-                result[:, position] = array("d", [missing if value is None else value for value in values])  # type: ignore[list-item]
+                result[:, position] = array("d", [missing if value is None else value for value in values])  # type: ignore[type-var]
             except (TypeError, OverflowError) as error:
                 raise _bad_value(values, name, (int, float, type(None)), "a number, a boolean or null") from error
         return result
