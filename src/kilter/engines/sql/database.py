@@ -1,0 +1,231 @@
+"""Transactions on SQLite and PostgreSQL through the same SQLAlchemy Core."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError
+
+from kilter.core.errors import Conflict, Damaged, InvalidInput, Unavailable
+from kilter.engines.sql.failures import translated
+from kilter.engines.sql.types import Json, UtcDateTime
+
+__all__ = ["Database", "Json", "UtcDateTime", "metadata"]
+
+ALLOWED = '"sqlite:////folder/kilter.db" or "postgresql+psycopg://user@host:5432/name"'
+_BUSY_SECONDS = 10.0
+_MAGIC = b"SQLite format 3\x00"
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+"""Every table of every room; each room's ``tables.py`` adds its own."""
+
+
+class Database:
+    """The metadata of a store.
+
+    Open one with :meth:`open`; it is safe to use from several threads. Each process opens its own.
+
+    Args:
+        where: The URL without its password, for messages.
+        writing: The engine for transactions that write.
+        reading: The engine for transactions that read.
+    """
+
+    def __init__(self, where: str, writing: sa.Engine, reading: sa.Engine) -> None:
+        self.where = where
+        self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if writing.dialect.name == "sqlite" else "postgresql"
+        self._writing = writing
+        self._reading = reading
+        self._thread = threading.local()
+
+    @classmethod
+    def open(cls, url: str, busy_seconds: float = _BUSY_SECONDS) -> Database:
+        """Open the metadata of a store; SQLite makes the file if its folder exists or can be made.
+
+        Args:
+            url: ``sqlite:///path`` or ``postgresql+psycopg://user@host:port/name``.
+            busy_seconds: How long a writer waits for another before it gives up.
+
+        Raises:
+            InvalidInput: When the URL names no database.
+            Damaged: When the file is no database.
+            Conflict: When the store's schema is newer than this code.
+            Unavailable: When the folder or the server can't be used.
+        """
+        try:
+            parsed = sa.make_url(url)
+        except ArgumentError as error:
+            raise InvalidInput(f"{url!r} is not a URL of a database", where="store", allowed=ALLOWED) from error
+        where = parsed.render_as_string(hide_password=True)
+        if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+            database = cls(where, *_open_sqlite(parsed, where, busy_seconds))
+        elif parsed.drivername in ("postgresql", "postgresql+psycopg"):
+            database = cls(where, *_open_postgresql(parsed, busy_seconds))
+        else:
+            raise InvalidInput(
+                f"{parsed.drivername!r} is no database that Kilter knows", where="store", allowed=ALLOWED
+            )
+        try:
+            database._refuse_newer()
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Open a transaction that writes: it commits at the end, and rolls back on any error.
+
+        SQLite has one writer at a time, and the transaction waits for its turn here, never later (BEGIN IMMEDIATE).
+
+        Raises:
+            Unavailable: When the store is busy for too long, read-only, full or unreachable.
+            Conflict: When this thread has a transaction open already: hand its connection on instead.
+        """
+        if getattr(self._thread, "writing", False):
+            raise Conflict(
+                "this thread has a transaction open already", where=self.where, fix="hand its connection to the callee"
+            )
+        self._thread.writing = True
+        try:
+            with translated(self.where), self._writing.begin() as connection:
+                yield connection
+        finally:
+            self._thread.writing = False
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """Open a transaction that only reads, and sees one moment from its first to its last statement.
+
+        Raises:
+            Unavailable: When the store is unreachable.
+        """
+        with translated(self.where), self._reading.connect() as connection:
+            yield connection
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest version; two processes that start together do it once.
+
+        Raises:
+            Conflict: When the store's schema is newer than this code.
+        """
+        from kilter.engines.sql.migrations.versions import HEAD  # noqa: PLC0415
+
+        if os.environ.get("KILTER_DEV_SCHEMA") == "1":
+            with self.transaction() as connection:
+                if self.dialect == "postgresql":
+                    connection.execute(sa.text("SELECT pg_advisory_xact_lock(7246001)"))
+                metadata.create_all(connection)
+            return
+        if self._revision() == HEAD:
+            return
+        # Alembic takes about a second to import, and is needed only when there is something to migrate.
+        from kilter.engines.sql.migrations.upgrade import upgrade  # noqa: PLC0415
+
+        upgrade(self)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._reading.dispose()
+        self._writing.dispose()
+
+    def _revision(self) -> str | None:
+        """Return the schema's revision, or ``None`` for an empty store."""
+        with self.reading() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return None
+            found: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+            return found
+
+    def _refuse_newer(self) -> None:
+        from kilter.engines.sql.migrations.versions import REVISIONS  # noqa: PLC0415
+
+        revision = self._revision()
+        if revision is not None and revision not in REVISIONS:
+            raise Conflict(
+                f"the store's schema is at {revision!r}, newer than this version of Kilter knows",
+                where=self.where,
+                allowed=f"up to {REVISIONS[-1] if REVISIONS else 'none'}",
+                fix="install the newer version of Kilter; nothing was changed",
+            )
+
+
+def _open_sqlite(url: sa.URL, where: str, busy_seconds: float) -> tuple[sa.Engine, sa.Engine]:
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        raise InvalidInput("an SQLite store needs a file", where=where, allowed=ALLOWED)
+    path = Path(url.database)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size:
+            with path.open("rb") as file:
+                start = file.read(len(_MAGIC))
+            if start != _MAGIC:
+                raise Damaged(
+                    "the file is no SQLite database",
+                    where=str(path),
+                    fix="give the path of a Kilter store, or of a new file; nothing was changed",
+                )
+    except OSError as error:
+        raise Unavailable(
+            f"the store can't be opened: {error.strerror}", where=str(path), fix="check the folder and its rights"
+        ) from error
+    arguments = {"timeout": busy_seconds, "isolation_level": None, "check_same_thread": False}
+    writing = sa.create_engine(url.set(drivername="sqlite+pysqlite"), connect_args=arguments)
+    reading = sa.create_engine(url.set(drivername="sqlite+pysqlite"), connect_args=arguments)
+
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        # WAL lets readers go on beside the one writer; FULL makes every commit survive a power cut.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    def prepare_reader(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA query_only=ON")
+
+    def begin_writing(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def begin_reading(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    sa.event.listen(writing, "connect", prepare)
+    sa.event.listen(writing, "begin", begin_writing)
+    sa.event.listen(reading, "connect", prepare)
+    sa.event.listen(reading, "connect", prepare_reader)
+    sa.event.listen(reading, "begin", begin_reading)
+    # The first connection makes the file and turns on WAL.
+    with translated(where), writing.connect():
+        pass
+    return writing, reading
+
+
+def _open_postgresql(url: sa.URL, busy_seconds: float) -> tuple[sa.Engine, sa.Engine]:
+    settings: dict[str, Any] = {"connect_timeout": 5, "application_name": "kilter"}
+    try:
+        writing = sa.create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            connect_args=settings,
+            pool_pre_ping=True,
+            pool_timeout=busy_seconds,
+        )
+    except ModuleNotFoundError as error:
+        raise Unavailable(
+            "PostgreSQL needs the driver psycopg", where="store", fix="pip install 'kilter[postgres]'"
+        ) from error
+    # The driver sends both words with BEGIN: a snapshot that reads costs no extra round trip.
+    reading = writing.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    return writing, reading

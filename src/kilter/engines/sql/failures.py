@@ -1,0 +1,96 @@
+"""What a database's errors mean, in Kilter's own."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
+
+from kilter.core.errors import Damaged, KilterError, Unavailable
+
+_WHOLE = "what was committed before is whole"
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Raise operational errors of the database as ``Unavailable`` or ``Damaged``.
+
+    Errors of the statement itself (a broken constraint, a missing table) pass through: they are the caller's.
+
+    Args:
+        where: The store's URL, without its password.
+    """
+    try:
+        yield
+    except (IntegrityError, ProgrammingError):
+        raise
+    except DBAPIError as error:
+        meaning = _sqlite(error, where) if isinstance(error.orig, sqlite3.Error) else _postgresql(error, where)
+        if meaning is None:
+            raise
+        raise meaning from error
+    except sa.exc.TimeoutError as error:
+        raise Unavailable("all connections are in use", where=where, fix="try again, or use fewer threads") from error
+    except UnicodeDecodeError as error:
+        raise Damaged("the store holds text that is not UTF-8", where=where, fix="restore it from a backup") from error
+
+
+def _sqlite(error: DBAPIError, where: str) -> KilterError | None:
+    text = str(error.orig)
+    lower = text.lower()
+    if "not a database" in lower:
+        return Damaged(
+            "the file is no SQLite database", where=where, fix="give the path of a Kilter store, or of a new file"
+        )
+    if "malformed" in lower or "could not decode to utf-8" in lower:
+        return Damaged(
+            f"the store is damaged: {text}", where=where, fix="restore it from a backup; nothing was changed"
+        )
+    if "locked" in lower or "busy" in lower:
+        return Unavailable("another process is writing and did not finish in time", where=where, fix="try again")
+    if "readonly" in lower or "read-only" in lower:
+        return Unavailable(
+            "the store can't be written", where=where, fix="give this user the right to write to the folder"
+        )
+    if "full" in lower:
+        return Unavailable("the disk is full", where=where, fix=f"free some space; {_WHOLE}")
+    if "unable to open" in lower:
+        return Unavailable(
+            "the store can't be opened", where=where, fix="check that the folder exists and can be written"
+        )
+    if "disk i/o error" in lower:
+        return Unavailable("the disk failed to read or write", where=where, fix=f"check the disk; {_WHOLE}")
+    return None
+
+
+def _postgresql(error: DBAPIError, where: str) -> KilterError | None:
+    state = getattr(error.orig, "sqlstate", None)
+    text = str(error.orig).strip().split("\n", 1)[0]
+    if state is None:
+        if error.connection_invalidated or isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
+            return Unavailable(
+                f"the server can't be reached: {text}", where=where, fix="check the address and the server"
+            )
+        return None
+    known = {
+        "25006": ("the server is read-only", "point the store at the primary"),
+        "28000": ("the server refuses this user", "check the user and its rights"),
+        "28P01": ("the server refuses the password", "check the password"),
+        "3D000": ("there is no such database", "create it, or correct the URL"),
+        "53100": ("the server's disk is full", f"free some space; {_WHOLE}"),
+        "53300": ("the server has no connection left", "try again, or raise max_connections"),
+        "40001": ("another transaction was faster", "try again"),
+        "40P01": ("two transactions waited for each other", "try again"),
+        "55P03": ("another transaction holds the lock", "try again"),
+        "57014": ("the statement took too long", "try again"),
+        "XX001": ("the server reports damaged data", "restore it from a backup"),
+    }
+    if state in known:
+        message, fix = known[state]
+        return (Damaged if state == "XX001" else Unavailable)(message, where=where, fix=fix)
+    if state[:2] in ("08", "57") or error.connection_invalidated:
+        return Unavailable(f"the server broke the connection: {text}", where=where, fix="try again")
+    return None

@@ -1,0 +1,53 @@
+"""Run Alembic's steps inside one transaction of the database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+if TYPE_CHECKING:
+    from kilter.engines.sql.database import Database
+
+_LOCK = 7_246_001
+
+
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Bring a schema up to a revision; a second process waits, and then finds it done.
+
+    Args:
+        database: Whose schema.
+        revision: The target; the newest if not said.
+    """
+    with database.transaction() as connection:
+        _serialise(connection)
+        command.upgrade(configuration(connection), revision)
+
+
+def downgrade(database: Database, revision: str = "base") -> None:
+    """Bring a schema down to a revision; the rows of dropped tables are lost.
+
+    Args:
+        database: Whose schema.
+        revision: The target; an empty store if not said.
+    """
+    with database.transaction() as connection:
+        _serialise(connection)
+        command.downgrade(configuration(connection), revision)
+
+
+def configuration(connection: sa.Connection) -> Config:
+    """Return Alembic's configuration for an open connection."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _serialise(connection: sa.Connection) -> None:
+    # SQLite has one writer anyway; PostgreSQL holds this lock until the commit.
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))

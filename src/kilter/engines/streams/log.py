@@ -1,0 +1,348 @@
+"""A durable, segmented log of records on the local disk.
+
+A record is framed as ``magic (4) | length (4) | CRC-32 (4) | payload``, little-endian, where the checksum covers the
+length and the payload; zeros, which a power cut may leave behind, are therefore no record. A position is
+``segment << 32 | offset`` and stays below 2**53, so that it survives JSON. One ``write`` call per record makes it
+survive the death of the process once ``append`` has returned; ``fsync=True`` makes it survive a power cut as well.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from kilter.core.errors import Conflict, Damaged, InvalidInput, KilterError, NotFound, Unavailable
+
+_MAGIC = b"KLG1"
+_HEADER = struct.Struct("<4sII")
+_LENGTH = struct.Struct("<I")
+_SHIFT = 32
+_OFFSET = (1 << _SHIFT) - 1
+_SEGMENT_BYTES = 16 << 20
+_LARGEST = 1 << 30
+_CHUNK = 1 << 18
+_SUFFIX = ".log"
+_LOCK = "writer.lock"
+
+
+class Log:
+    """A log of records with one writer and any number of readers, in this process or in others.
+
+    Open one with :meth:`open`. ``append`` may be called from several threads.
+
+    Args:
+        folder: Where the segments lie.
+        segment_bytes: When to begin a new segment.
+        fsync: Whether each append waits for the disk.
+        lock: The descriptor that holds the writer's lock, or ``None`` for a reader.
+    """
+
+    def __init__(self, folder: Path, *, segment_bytes: int, fsync: bool, lock: int | None) -> None:
+        self._folder = folder
+        self._segment_bytes = segment_bytes
+        self._fsync = fsync
+        self._lock = lock
+        self._guard = threading.Lock()
+        self._tail = -1
+        self._segment = 0
+        self._offset = 0
+        self._last = -1
+        self._scanned: tuple[int, int, int] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        segment_bytes: int = _SEGMENT_BYTES,
+        fsync: bool = False,
+        readonly: bool = False,
+    ) -> Log:
+        """Open the log in a folder, and make it if it is not there.
+
+        The writer cuts off a record that a dying predecessor left half-written.
+
+        Args:
+            folder: Where the segments lie.
+            segment_bytes: When to begin a new segment.
+            fsync: Whether each append waits for the disk; without it a record survives the death of the process,
+                and with it a power cut as well.
+            readonly: Open for reading beside the writer.
+
+        Raises:
+            Conflict: When another writer has the log open.
+            Damaged: When a record before the last one is broken; nothing is changed then.
+            Unavailable: When the folder can't be made or written.
+        """
+        path = Path(folder)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if readonly:
+                return cls(path, segment_bytes=segment_bytes, fsync=fsync, lock=None)
+            log = cls(path, segment_bytes=segment_bytes, fsync=fsync, lock=_take_lock(path))
+        except OSError as error:
+            raise _translated(error, path) from error
+        try:
+            log._recover()
+        except BaseException:
+            log.close()
+            raise
+        return log
+
+    def append(self, payload: bytes) -> int:
+        """Write a record and return its position; when this returns, the record survives ``kill -9``.
+
+        Args:
+            payload: At most 1 GiB.
+
+        Raises:
+            Unavailable: When the disk is full or gone; the log is then as it was before.
+            Conflict: When the log was opened for reading, or is closed.
+        """
+        if len(payload) > _LARGEST:
+            raise InvalidInput(f"a record of {len(payload):,} bytes", where=str(self._folder), allowed="at most 1 GiB")
+        length = _LENGTH.pack(len(payload))
+        frame = b"".join((_MAGIC, length, _LENGTH.pack(zlib.crc32(payload, zlib.crc32(length))), payload))
+        with self._guard:
+            if self._tail < 0:
+                raise Conflict("the log is closed or was opened for reading", where=str(self._folder))
+            try:
+                if self._offset and self._offset + len(frame) > self._segment_bytes:
+                    self._roll()
+                written = os.write(self._tail, frame)
+                while written < len(frame):
+                    written += os.write(self._tail, memoryview(frame)[written:])
+                if self._fsync:
+                    os.fdatasync(self._tail)
+            except OSError as error:
+                os.ftruncate(self._tail, self._offset)
+                raise _translated(error, self._folder) from error
+            self._last = self._segment << _SHIFT | self._offset
+            self._offset += len(frame)
+            return self._last
+
+    def read(self, after: int = -1, limit: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """Yield records in order, up to the end as it is when the reading gets there.
+
+        Args:
+            after: The position of the last record that is already known; ``-1`` for all.
+            limit: At most so many records.
+
+        Raises:
+            Damaged: When a record is broken and whole ones follow it.
+            NotFound: When ``after`` is no position of this log.
+        """
+        left = limit
+        segment, offset = _place(after)
+        if after >= 0:
+            offset = self._after(segment, offset)
+        while True:
+            # The order matters: if a next segment exists now, then this one is complete when it is read below.
+            following = self._path(segment + 1).exists()
+            for place, payload in self._records(segment, offset, final=not following):
+                if left is not None:
+                    if left <= 0:
+                        return
+                    left -= 1
+                yield segment << _SHIFT | place, payload
+            if not following:
+                return
+            segment, offset = segment + 1, 0
+
+    def get(self, position: int) -> bytes:
+        """Return the record at a position.
+
+        Raises:
+            NotFound: When no record begins there.
+            Damaged: When its checksum does not fit.
+        """
+        segment, offset = _place(position)
+        try:
+            descriptor = os.open(self._path(segment), os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise NotFound(f"there is no record at {position}", where=str(self._folder)) from error
+        try:
+            header = os.pread(descriptor, _HEADER.size, offset)
+            if position < 0 or len(header) < _HEADER.size or header[:4] != _MAGIC:
+                raise NotFound(f"there is no record at {position}", where=str(self._folder))
+            _, length, checksum = _HEADER.unpack(header)
+            payload = os.pread(descriptor, length, offset + _HEADER.size) if length <= _LARGEST else b""
+        finally:
+            os.close(descriptor)
+        if len(payload) != length or zlib.crc32(payload, zlib.crc32(header[4:8])) != checksum:
+            raise Damaged(f"the record at {position} does not fit its checksum", where=str(self._path(segment)))
+        return payload
+
+    def end(self) -> int:
+        """Return the position of the last record, or ``-1`` if there is none: a reader there has read everything."""
+        if self._tail >= 0:
+            return self._last
+        with self._guard:
+            segment, offset, last = self._scanned or (max(0, self._newest() - 1), 0, -1)
+            while True:
+                following = self._path(segment + 1).exists()
+                for place, payload in self._records(segment, offset, final=not following):
+                    last = segment << _SHIFT | place
+                    offset = place + _HEADER.size + len(payload)
+                self._scanned = (segment, offset, last)
+                if not following:
+                    return last
+                segment, offset = segment + 1, 0
+
+    def sync(self) -> None:
+        """Wait until everything appended so far is on the disk."""
+        with self._guard:
+            if self._tail >= 0:
+                os.fdatasync(self._tail)
+
+    def close(self) -> None:
+        """Close the log and let another writer have it; closing it twice is no error."""
+        with self._guard:
+            if self._tail >= 0:
+                os.close(self._tail)
+                self._tail = -1
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def _path(self, segment: int) -> Path:
+        return self._folder / f"{segment:08d}{_SUFFIX}"
+
+    def _segments(self) -> list[int]:
+        return sorted(int(path.stem) for path in self._folder.glob(f"*{_SUFFIX}") if path.stem.isdigit())
+
+    def _newest(self) -> int:
+        return max(self._segments(), default=0)
+
+    def _after(self, segment: int, offset: int) -> int:
+        """Return the offset of the record that follows the one at ``offset``."""
+        return offset + _HEADER.size + len(self.get(segment << _SHIFT | offset))
+
+    def _roll(self) -> None:
+        """Begin the next segment; the one before is brought to the disk first, whatever ``fsync`` says."""
+        os.fdatasync(self._tail)
+        descriptor = os.open(self._path(self._segment + 1), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        os.close(self._tail)
+        self._tail, self._segment, self._offset = descriptor, self._segment + 1, 0
+        _sync_folder(self._folder)
+
+    def _recover(self) -> None:
+        """Find the end of the last segment, cut off a torn record, and make ready to append."""
+        segments = self._segments()
+        if segments and segments != list(range(segments[-1] + 1)):
+            missing = min(set(range(segments[-1] + 1)) - set(segments))
+            raise Damaged("a segment is missing", where=str(self._path(missing)), fix="restore it from a backup")
+        self._segment = segments[-1] if segments else 0
+        last, end = -1, 0
+        for place, payload in self._records(self._segment, 0, final=True):
+            last, end = place, place + _HEADER.size + len(payload)
+        if last < 0 and self._segment > 0:
+            # The newest segment is empty: the last record ends the one before.
+            for place, _ in self._records(self._segment - 1, 0, final=False):
+                last = place
+            self._last = (self._segment - 1) << _SHIFT | last
+        else:
+            self._last = -1 if last < 0 else self._segment << _SHIFT | last
+        try:
+            self._tail = os.open(self._path(self._segment), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            if os.fstat(self._tail).st_size != end:
+                os.ftruncate(self._tail, end)
+                os.fdatasync(self._tail)
+            self._offset = end
+            _sync_folder(self._folder)
+        except OSError as error:
+            raise _translated(error, self._folder) from error
+
+    def _records(self, segment: int, offset: int, *, final: bool) -> Iterator[tuple[int, bytes]]:
+        """Yield the whole records of one segment from an offset on.
+
+        A record that is not whole ends the last segment (it is being written, or its writer died); anywhere else,
+        or with whole records behind it, it is damage.
+        """
+        try:
+            file = self._path(segment).open("rb", buffering=_CHUNK)
+        except FileNotFoundError:
+            return
+        with file:
+            file.seek(offset)
+            while True:
+                header = file.read(_HEADER.size)
+                if not header:
+                    return
+                magic, length, checksum = _HEADER.unpack(header) if len(header) == _HEADER.size else (b"", 0, 0)
+                payload = file.read(length) if magic == _MAGIC and length <= _LARGEST else b""
+                whole = magic == _MAGIC and len(payload) == length
+                if not whole or zlib.crc32(payload, zlib.crc32(header[4:8])) != checksum:
+                    if final and not self._damaged(segment, offset):
+                        return
+                    raise Damaged(
+                        f"the record at offset {offset} is broken and is not the last one",
+                        where=str(self._path(segment)),
+                        fix="restore the segment from a backup; nothing was changed",
+                    )
+                yield offset, payload
+                offset += _HEADER.size + length
+
+    def _damaged(self, segment: int, offset: int) -> bool:
+        """Return whether the record at ``offset`` is broken although a whole record follows it.
+
+        The segment is read afresh: a writer may have finished the record since, and added others.
+        """
+        data = self._path(segment).read_bytes()
+        if _whole(data, offset):
+            return False
+        place = data.find(_MAGIC, offset + 1)
+        while place >= 0:
+            if _whole(data, place):
+                return True
+            place = data.find(_MAGIC, place + 1)
+        return False
+
+
+def _whole(data: bytes, place: int) -> bool:
+    """Return whether a record with a fitting checksum begins at ``place``."""
+    if len(data) < place + _HEADER.size:
+        return False
+    magic, length, checksum = _HEADER.unpack_from(data, place)
+    start = place + _HEADER.size
+    body = data[start : start + length]
+    if magic != _MAGIC or len(body) != length:
+        return False
+    fits: bool = zlib.crc32(body, zlib.crc32(data[place + 4 : place + 8])) == checksum
+    return fits
+
+
+def _place(position: int) -> tuple[int, int]:
+    return (position >> _SHIFT, position & _OFFSET) if position >= 0 else (0, 0)
+
+
+def _take_lock(folder: Path) -> int:
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise Conflict(
+            "another writer has the log open", where=str(folder), fix="stop it, or open the log with readonly=True"
+        ) from error
+    return descriptor
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _translated(error: OSError, folder: Path) -> KilterError:
+    if isinstance(error, PermissionError) or error.errno == 30:  # EROFS
+        return Unavailable(
+            "the folder can't be written", where=str(folder), fix="give this user the right to write there"
+        )
+    return Unavailable(f"the log can't be written: {error.strerror}", where=str(folder), fix="free some space")

@@ -1,0 +1,231 @@
+"""Versioned tables through delta-rs, in a folder or in S3."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+import obstore
+import polars as pl
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, S3Store
+
+from kilter.core.errors import Conflict, Damaged, InvalidInput, KilterError, NotFound, Unavailable
+from kilter.engines.location import Bucket, Folder, locate, s3_store
+
+_NAME = re.compile(r"^[a-z0-9_][a-z0-9_-]{0,99}$")
+_TRIES = 5
+_UTC_MICROSECONDS = pl.Datetime("us", "UTC")
+
+
+class TableStore:
+    """Tables of rows, each with a history of versions.
+
+    Open one with :meth:`open`; it is safe to use from several threads and processes at once.
+
+    Args:
+        url: What to call the store in messages.
+        root: The folder or ``s3:`` URL below which each table has its own folder.
+        options: What delta-rs needs to reach the root.
+        engine: The store of obstore that lists the tables.
+    """
+
+    def __init__(self, url: str, root: str, options: Mapping[str, str], engine: LocalStore | S3Store) -> None:
+        self.url = url
+        self._root = root
+        self._options = dict(options)
+        self._engine = engine
+
+    @classmethod
+    def open(cls, url: str) -> TableStore:
+        """Open the store at a folder, a ``file:`` URL or ``s3://bucket/prefix?endpoint=URL&region=NAME``.
+
+        Args:
+            url: Where the tables lie. Credentials for S3 come from the environment.
+
+        Raises:
+            InvalidInput: When the URL names no store.
+            Unavailable: When the folder can't be made.
+        """
+        place = locate(url)
+        if isinstance(place, Folder):
+            try:
+                place.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _translated(error, str(place.path)) from error
+            return cls(url, str(place.path), {}, LocalStore(place.path))
+        return cls(url, place.url, _delta_options(place), s3_store(place))
+
+    def append(self, name: str, frame: pl.DataFrame) -> int:
+        """Add rows as one new version and return its number.
+
+        Columns that the table does not have yet are added to it, with nulls in the older rows. Categorical and
+        enum columns are kept as strings, unsigned integers as signed ones, aware times in UTC microseconds; a
+        column of the type Null says nothing and is left out.
+
+        Args:
+            name: The table; the first append makes it.
+            frame: The rows; their order is not kept.
+
+        Raises:
+            InvalidInput: When the name is no table name, or a column has another type than the table's.
+            Unavailable: When the store is full, read-only or unreachable; no part of the rows is then visible.
+        """
+        rows = _storable(frame, name)
+        uri = self._uri(name)
+        for left in range(_TRIES, 0, -1):
+            try:
+                table = self._table(uri, None)
+                if table is not None:
+                    _same_types(table, rows, name)
+                write_deltalake(
+                    uri if table is None else table,
+                    rows,
+                    mode="append" if table is not None else "error",
+                    schema_mode="merge" if table is not None else None,
+                    storage_options=self._options or None,
+                )
+                if table is None:
+                    return 0
+                return table.version()
+            except CommitFailedError as error:
+                if left == 1:
+                    raise Conflict("other writers kept committing first", where=f"table {name}") from error
+            except (DeltaError, OSError, BaseError) as error:
+                # Two writers may both make a new table: the slower one finds it made, and appends to it.
+                if table is None and left > 1 and self._table(uri, None) is not None:
+                    continue
+                raise _translated(error, f"table {name}") from error
+        raise AssertionError
+
+    def scan(self, name: str, version: int | None = None) -> pl.LazyFrame:
+        """Return the rows of a version, lazily; filters and columns are pushed down into the files.
+
+        Args:
+            name: The table.
+            version: Which version; the newest if not said.
+
+        Raises:
+            NotFound: When there is no such table or version.
+        """
+        try:
+            table = self._table(self._uri(name), version)
+            if table is not None:
+                return pl.scan_delta(table, use_pyarrow=False)
+        except (DeltaError, OSError) as error:
+            newest = self.version(name)
+            if version is not None and newest is not None and not 0 <= version <= newest:
+                raise NotFound(
+                    f"there is no version {version}", where=f"table {name}", allowed=f"0 to {newest}"
+                ) from error
+            raise _translated(error, f"table {name}") from error
+        raise NotFound(f"there is no table {name!r}", where=self.url, allowed=", ".join(self.names()) or "none yet")
+
+    def version(self, name: str) -> int | None:
+        """Return the newest version of a table, or ``None`` if there is no such table."""
+        try:
+            table = self._table(self._uri(name), None)
+        except (DeltaError, OSError) as error:
+            raise _translated(error, f"table {name}") from error
+        return None if table is None else table.version()
+
+    def names(self) -> list[str]:
+        """Return the names of all tables, sorted."""
+        try:
+            found = obstore.list_with_delimiter(self._engine)["common_prefixes"]
+        except (BaseError, OSError) as error:
+            raise _translated(error, self.url) from error
+        return sorted(
+            name for name in (str(prefix).strip("/").rsplit("/", 1)[-1] for prefix in found) if _NAME.match(name)
+        )
+
+    def compact(self, name: str) -> int:
+        """Rewrite many small files as few large ones and return the newest version; old versions stay readable.
+
+        Raises:
+            NotFound: When there is no such table.
+        """
+        try:
+            table = self._table(self._uri(name), None)
+            if table is None:
+                raise NotFound(f"there is no table {name!r}", where=self.url)
+            table.optimize.compact()
+            table.create_checkpoint()
+        except CommitFailedError as error:
+            raise Conflict("another writer changed the files first", where=f"table {name}", fix="try again") from error
+        except (DeltaError, OSError) as error:
+            raise _translated(error, f"table {name}") from error
+        return table.version()
+
+    def _table(self, uri: str, version: int | None) -> DeltaTable | None:
+        try:
+            return DeltaTable(uri, version=version, storage_options=self._options or None)
+        except TableNotFoundError:
+            return None
+
+    def _uri(self, name: str) -> str:
+        if not _NAME.match(name):
+            raise InvalidInput(
+                f"{name[:120]!r} is not a table name", where="tables", allowed="1 to 100 of a-z, 0-9, '_' and '-'"
+            )
+        return f"{self._root}/{name}"
+
+
+def _delta_options(place: Bucket) -> dict[str, str]:
+    options = {"AWS_REGION": place.region}
+    if place.endpoint:
+        options["AWS_ENDPOINT_URL"] = place.endpoint
+        options["AWS_ALLOW_HTTP"] = str(place.endpoint.startswith("http://")).lower()
+    options.update({name: value for name, value in os.environ.items() if name in _CREDENTIALS})
+    return options
+
+
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+def _storable(frame: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Return the frame in the types that Delta tables have."""
+    casts: list[pl.Expr] = []
+    for column, kind in frame.schema.items():
+        if isinstance(kind, pl.Categorical | pl.Enum):
+            casts.append(pl.col(column).cast(pl.String))
+        elif kind.is_unsigned_integer():
+            casts.append(pl.col(column).cast(pl.Int64))
+        elif isinstance(kind, pl.Datetime) and kind.time_zone is not None and kind != _UTC_MICROSECONDS:
+            casts.append(pl.col(column).dt.convert_time_zone("UTC").dt.cast_time_unit("us"))
+        elif isinstance(kind, pl.Object):
+            raise InvalidInput(
+                f"column {column!r} holds Python objects", where=f"table {name}", allowed="typed columns"
+            )
+    try:
+        rows = frame.with_columns(casts) if casts else frame
+    except pl.exceptions.PolarsError as error:
+        raise InvalidInput(str(error), where=f"table {name}") from error
+    return rows.drop([column for column, kind in rows.schema.items() if kind == pl.Null])
+
+
+def _same_types(table: DeltaTable, rows: pl.DataFrame, name: str) -> None:
+    """Refuse a column whose type is not the table's, before the engine casts it or half-explains why not."""
+    known = pl.scan_delta(table, use_pyarrow=False).collect_schema()
+    for column, kind in rows.schema.items():
+        if column in known and known[column] != kind:
+            raise InvalidInput(
+                f"column {column!r} comes as {kind}",
+                where=f"table {name}",
+                allowed=str(known[column]),
+                fix="cast the column, or give it another name",
+            )
+
+
+def _translated(error: BaseException, where: str) -> KilterError:
+    text = str(error).split("\n", 1)[0]
+    if "No space left" in text:
+        return Unavailable("the disk is full", where=where, fix="free some space; older versions are whole")
+    if "Read-only file system" in text or "Permission denied" in text or isinstance(error, PermissionError):
+        return Unavailable("the folder can't be written", where=where, fix="give this user the right to write there")
+    if isinstance(error, DeltaError) and ("Invalid JSON" in text or "arquet error" in text or "MissingVersion" in text):
+        return Damaged(f"the table's files are damaged: {text}", where=where, fix="restore the folder from a backup")
+    return Unavailable(f"the table store failed: {text}", where=where, fix="check the URL and the network")
