@@ -61,7 +61,7 @@ class Journal:
         micros = (utc(at if at is not None else self._clock.now()) - _EPOCH) // _MICROSECOND
         last, previous = self._lock_head(connection)
         seq = last + 1
-        name = _digest(seq, micros, kind, subject, text, previous)
+        name = _digest((seq, micros), kind, subject, text, previous)
         connection.execute(
             events.insert().values(
                 seq=seq,
@@ -164,8 +164,9 @@ class Journal:
         return int(row.seq), str(row.digest)
 
 
-def _digest(seq: int, micros: int, kind: str, subject: str, text: str, previous: str) -> str:
-    return digest_json([seq, micros, kind, subject, text, previous])
+def _digest(place: tuple[int, int], kind: str, subject: str, text: str, previous: str) -> str:
+    """Return the digest of an event: its number and microsecond, and all that it says, as stored."""
+    return digest_json([*place, kind, subject, text, previous])
 
 
 def _topic(subject: str) -> str:
@@ -185,7 +186,7 @@ def _broken(row: sa.Row[Any], seq: int, previous: str) -> str:
         return "it names another digest for the event before it"
     if row.topic != _topic(row.subject):
         return "its topic does not fit its subject"
-    if row.digest != _digest(row.seq, row.at, row.kind, row.subject, row.data, row.previous):
+    if row.digest != _digest((row.seq, row.at), row.kind, row.subject, row.data, row.previous):
         return "its content does not fit its digest"
     return ""
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from types import TracebackType
+from typing import Self
 
 import msgspec
 
@@ -123,7 +124,7 @@ class Compute:
         for thread in self._threads:
             thread.join(_GRACE_SECONDS)
 
-    def __enter__(self) -> Compute:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

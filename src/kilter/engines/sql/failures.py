@@ -38,31 +38,24 @@ def translated(where: str) -> Iterator[None]:
         raise Damaged("the store holds text that is not UTF-8", where=where, fix="restore it from a backup") from error
 
 
+# Words in SQLite's messages, and what they mean.
+_SQLITE: tuple[tuple[str, type[KilterError], str, str], ...] = (
+    ("not a database", Damaged, "the file is no SQLite database", "give the path of a Kilter store, or of a new file"),
+    ("malformed", Damaged, "the store is damaged", "restore it from a backup; nothing was changed"),
+    ("could not decode to utf-8", Damaged, "the store is damaged", "restore it from a backup; nothing was changed"),
+    ("locked", Unavailable, "another process is writing and did not finish in time", "try again"),
+    ("readonly", Unavailable, "the store can't be written", "give this user the right to write to its folder"),
+    ("disk is full", Unavailable, "the disk is full", f"free some space; {_WHOLE}"),
+    ("unable to open", Unavailable, "the store can't be opened", "check that its folder exists and can be written"),
+    ("disk i/o error", Unavailable, "the disk failed to read or write", f"check the disk; {_WHOLE}"),
+)
+
+
 def _sqlite(error: DBAPIError, where: str) -> KilterError | None:
-    text = str(error.orig)
-    lower = text.lower()
-    if "not a database" in lower:
-        return Damaged(
-            "the file is no SQLite database", where=where, fix="give the path of a Kilter store, or of a new file"
-        )
-    if "malformed" in lower or "could not decode to utf-8" in lower:
-        return Damaged(
-            f"the store is damaged: {text}", where=where, fix="restore it from a backup; nothing was changed"
-        )
-    if "locked" in lower or "busy" in lower:
-        return Unavailable("another process is writing and did not finish in time", where=where, fix="try again")
-    if "readonly" in lower or "read-only" in lower:
-        return Unavailable(
-            "the store can't be written", where=where, fix="give this user the right to write to the folder"
-        )
-    if "full" in lower:
-        return Unavailable("the disk is full", where=where, fix=f"free some space; {_WHOLE}")
-    if "unable to open" in lower:
-        return Unavailable(
-            "the store can't be opened", where=where, fix="check that the folder exists and can be written"
-        )
-    if "disk i/o error" in lower:
-        return Unavailable("the disk failed to read or write", where=where, fix=f"check the disk; {_WHOLE}")
+    text = str(error.orig).lower()
+    for words, kind, message, fix in _SQLITE:
+        if words in text:
+            return kind(message, where=where, fix=fix)
     return None
 
 

@@ -37,7 +37,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         moment = utc(value)
         return moment if dialect.name == "postgresql" else moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
 
-    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002 -- SQLAlchemy's signature
         """Return what the caller gets."""
         if value is None:
             return None
@@ -49,18 +49,18 @@ class UtcDateTime(TypeDecorator[datetime]):
 class Json(TypeDecorator[Any]):
     """Any value that JSON can say, as canonical text; it comes back equal, on both dialects.
 
-    ``jsonb`` would round numbers and refuse ``\\u0000``, so the text is kept as it is. Records (msgspec Structs) may be
+    ``jsonb`` would change some numbers and refuse the character NUL, so the text is kept as it is. Records (msgspec Structs) may be
     given and come back as dictionaries. Numbers that JSON cannot say (NaN, infinities) are refused, not changed.
     """
 
     impl = sa.Text
     cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:  # noqa: ARG002 -- SQLAlchemy's signature
         """Return what the database is given."""
         return None if value is None else json_text(value)
 
-    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:  # noqa: ARG002 -- SQLAlchemy's signature
         """Return what the caller gets."""
         return None if value is None else msgspec.json.decode(value)
 
