@@ -1,0 +1,173 @@
+"""The server's application: operations, stream, health, metrics and pages, behind one edge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from typing import Any, cast
+
+import msgspec
+from litestar import Litestar, Request, Response, Router
+from litestar.exceptions import HTTPException
+from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
+
+from kilter.core.clock import Clock, SystemClock
+from kilter.core.errors import KilterError, NotFound, Unavailable
+from kilter.engines.sql.database import Database
+from kilter.operations.idempotency import Idempotency
+from kilter.operations.openapi import openapi
+from kilter.operations.table import Registry, collect
+from kilter.server import api, stream
+from kilter.server.access import Access, Sessions
+from kilter.server.edge import REQUEST, App, Edge
+from kilter.server.metrics import Metrics
+from kilter.server.pool import Pool
+from kilter.server.problems import Malformed, WrongMethod, known, problem
+
+Page = HTTPRouteHandler | ASGIRouteHandler | Router
+
+STREAM = "/api/v1/journal/stream"
+PAGE_STREAM = "/events"
+
+
+@dataclass
+class Parts:
+    """What an application is built of.
+
+    Args:
+        services: The services by noun.
+        journal: What the stream reads.
+        database: Where results of writes are remembered; it also answers for the store's health.
+        access: The server's rules.
+        pages: Routes of the pages.
+        clock: The machine's clock, for sessions and idempotency keys.
+    """
+
+    services: Mapping[str, object]
+    journal: stream.EventSource
+    database: Database
+    access: Access
+    pages: Sequence[Page] = ()
+    clock: Clock = field(default_factory=SystemClock)
+
+
+@dataclass
+class Application:
+    """A built application.
+
+    Args:
+        asgi: What a server runs.
+        registry: The operations behind it.
+        sessions: Makes links for browsers.
+        router: The routes, as the edge's test walks them.
+        closing: Set it to end the streams and to be no longer ready.
+    """
+
+    asgi: App
+    registry: Registry
+    sessions: Sessions
+    router: Litestar
+    closing: asyncio.Event
+
+
+def build(parts: Parts) -> Application:
+    """Return the application; nothing runs until it is served."""
+    registry = collect(parts.services)
+    pool, metrics, closing = Pool(), Metrics(), asyncio.Event()
+    sessions = Sessions(parts.access.tokens["owner"], parts.clock)
+    idempotency = Idempotency(parts.database, parts.clock)
+    tail = stream.Tail(parts.journal, pool, metrics, closing)
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        await pool.run(idempotency.prune)
+        try:
+            yield
+        finally:
+            closing.set()
+            pool.close()
+
+    router = Litestar(
+        route_handlers=[
+            *api.routes(registry, pool, idempotency),
+            stream.route(STREAM, tail, metrics),
+            stream.route(PAGE_STREAM, tail, metrics),
+            *_own_routes(registry, parts, pool, metrics, closing),
+            *parts.pages,
+        ],
+        openapi_config=None,
+        logging_config=None,
+        lifespan=[lifespan],
+        exception_handlers={Exception: _answer_error},
+    )
+    # Litestar hands the edge's messages through; its own types name the same protocol in other words.
+    asgi = Edge(cast("App", router), parts.access, sessions, metrics)
+    return Application(asgi=asgi, registry=registry, sessions=sessions, router=router, closing=closing)
+
+
+def _own_routes(
+    registry: Registry, parts: Parts, pool: Pool, metrics: Metrics, closing: asyncio.Event
+) -> list[HTTPRouteHandler]:
+    document = msgspec.json.encode(openapi(registry, version=_version(), url=parts.access.url))
+
+    async def describe() -> Response[bytes]:
+        return Response(document, media_type="application/json")
+
+    async def live() -> Response[bytes]:
+        return Response(b"live\n", media_type="text/plain")
+
+    async def ready() -> Response[bytes]:
+        if closing.is_set():
+            raise Unavailable("the server is ending")
+        try:
+            async with asyncio.timeout(2.0):
+                await pool.run(_check(parts.database))
+        except TimeoutError:
+            raise Unavailable("the store doesn't answer") from None
+        return Response(b"ready\n", media_type="text/plain")
+
+    async def measure() -> Response[bytes]:
+        return Response(metrics.text().encode(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    handlers: list[tuple[str, Callable[..., Any]]] = [
+        ("/openapi.json", describe),
+        ("/livez", live),
+        ("/readyz", ready),
+        ("/metrics", measure),
+    ]
+    return [HTTPRouteHandler(path, http_method="GET", status_code=200)(handler) for path, handler in handlers]
+
+
+def _check(database: Database) -> Callable[[], None]:
+    def check() -> None:
+        with database.reading() as connection:
+            connection.exec_driver_sql("SELECT 1")
+
+    return check
+
+
+def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    identity = str(request.scope.get(REQUEST, ""))
+    status, body, headers = problem(_meant(error, identity), identity)
+    return Response(body, status_code=status, headers=dict(headers), media_type=headers["content-type"])
+
+
+def _meant(error: Exception, identity: str) -> KilterError:
+    if isinstance(error, HTTPException) and error.status_code < 500:
+        if error.status_code == 404:
+            return NotFound("there is nothing at this path", where="path", fix="see /openapi.json for all operations")
+        if error.status_code == 405:
+            return WrongMethod("the path doesn't know this method", where="method")
+        return Malformed("the request can't be read")
+    return known(error, identity)
+
+
+def _version() -> str:
+    try:
+        return installed("kilter")
+    except PackageNotFoundError:
+        return "0"

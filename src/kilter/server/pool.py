@@ -1,0 +1,49 @@
+"""A bounded pool of threads: rooms are synchronous, the event loop is not, and a queue without an end is a lie."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from kilter.core.errors import Unavailable
+
+R = TypeVar("R")
+
+
+class Pool:
+    """Runs functions beside the event loop.
+
+    Args:
+        threads: How many run at once.
+        waiting: How many more may wait; beyond that the caller is told to come back.
+    """
+
+    def __init__(self, threads: int = 8, waiting: int = 128) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="kilter-server")
+        self._most = threads + waiting
+        self._taken = 0
+
+    async def run(self, work: Callable[[], R]) -> R:
+        """Run ``work`` in a thread and return its result.
+
+        Raises:
+            Unavailable: When too many wait already.
+        """
+        if self._taken >= self._most:
+            raise Unavailable(
+                "the server is busy", allowed=f"{self._most} requests at once", fix="try again in a second"
+            )
+        self._taken += 1
+        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        # Counted until the work ends, not until the caller goes away: a cancelled request's thread is still taken.
+        future.add_done_callback(self._give_back)
+        return await asyncio.shield(future)
+
+    def close(self) -> None:
+        """Wait for what runs, and take nothing more."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _give_back(self, _future: object) -> None:
+        self._taken -= 1
