@@ -5,19 +5,67 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import lmdb
 
 from kilter.core.errors import Conflict, Damaged, InvalidInput, KilterError, Unavailable
 
-_FIRST_MAP = 1 << 30
+_FIRST_MAP = 16 << 30
 _MAX_KEY = 511
 _READERS = 512
 
-# LMDB allows one environment per file and process: all stores of one path share it, and the last one closes it.
-_shared: dict[str, tuple[lmdb.Environment, int]] = {}
+
+class _Shared:
+    """LMDB's environment of one path: a process may have only one, so all stores of the path share it.
+
+    The map may only grow while no transaction is open in this process; ``active`` counts them.
+    """
+
+    def __init__(self, environment: lmdb.Environment) -> None:
+        self.environment = environment
+        self.users = 0
+        self._active = 0
+        self._guard = threading.Condition()
+
+    @contextmanager
+    def transaction(self, *, write: bool) -> Iterator[lmdb.Transaction]:
+        """Open a transaction, after taking over a map that another process has grown."""
+        with self._guard:
+            self._active += 1
+        try:
+            transaction = self.environment.begin(write=write)
+        except BaseException:
+            self._leave()
+            raise
+        try:
+            with transaction:
+                yield transaction
+        finally:
+            self._leave()
+
+    def grow(self, seen: int) -> None:
+        """Double the map of ``seen`` bytes, or with 0 take over its size from the file."""
+        with self._guard:
+            self._guard.wait_for(lambda: self._active == 0)
+            if not seen:
+                self.environment.set_mapsize(0)
+            elif self.size() == seen:
+                self.environment.set_mapsize(2 * seen)
+
+    def size(self) -> int:
+        """Return how many bytes are mapped."""
+        return int(self.environment.info()["map_size"])
+
+    def _leave(self) -> None:
+        with self._guard:
+            self._active -= 1
+            if not self._active:
+                self._guard.notify_all()
+
+
+_shared: dict[str, _Shared] = {}
 _sharing = threading.Lock()
 
 
@@ -29,13 +77,13 @@ class OnlineStore:
 
     Args:
         path: The folder, resolved.
-        environment: LMDB's handle.
+        shared: LMDB's environment.
         readonly: Whether writes are refused.
     """
 
-    def __init__(self, path: str, environment: lmdb.Environment, *, readonly: bool) -> None:
+    def __init__(self, path: str, shared: _Shared, *, readonly: bool) -> None:
         self._path = path
-        self._environment = environment
+        self._shared = shared
         self._readonly = readonly
         self._open = True
 
@@ -46,7 +94,7 @@ class OnlineStore:
         Args:
             path: The folder.
             readonly: Refuse writes through this handle.
-            map_bytes: How much to map at first; the map doubles by itself when it is full.
+            map_bytes: How much address space to map at first; the map doubles by itself when it is full.
 
         Raises:
             Unavailable: When the folder can't be made or written.
@@ -57,18 +105,15 @@ class OnlineStore:
             folder.mkdir(parents=True, exist_ok=True)
             name = str(folder.resolve())
             with _sharing:
-                if name in _shared:
-                    environment, users = _shared[name]
-                else:
+                shared = _shared.get(name)
+                if shared is None:
                     # Without syncing the meta page a power cut may undo the last put, but never breaks the files.
-                    environment, users = (
-                        lmdb.open(name, map_size=map_bytes, max_readers=_READERS, metasync=False, max_spare_txns=8),
-                        0,
-                    )
-                _shared[name] = (environment, users + 1)
+                    environment = lmdb.open(name, map_size=map_bytes, max_readers=_READERS, metasync=False)
+                    shared = _shared[name] = _Shared(environment)
+                shared.users += 1
         except (lmdb.Error, OSError) as error:
             raise _translated(error, str(folder)) from error
-        return cls(name, environment, readonly=readonly)
+        return cls(name, shared, readonly=readonly)
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the value of each key, or ``None`` where there is none; all from one moment.
@@ -109,15 +154,14 @@ class OnlineStore:
             return
         self._open = False
         with _sharing:
-            environment, users = _shared[self._path]
-            if users > 1:
-                _shared[self._path] = (environment, users - 1)
-            else:
+            self._shared.users -= 1
+            if not self._shared.users:
                 del _shared[self._path]
-                environment.close()
+                self._shared.environment.close()
 
     def _write(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
         while True:
+            seen = self._shared.size()
             try:
                 with self._transaction(write=True) as transaction:
                     for key, value in changes:
@@ -127,7 +171,7 @@ class OnlineStore:
                             transaction.put(key, value)
                     return
             except lmdb.MapFullError:
-                self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
+                self._shared.grow(seen)
             except lmdb.Error as error:
                 raise _translated(error, self._path) from error
 
@@ -135,13 +179,12 @@ class OnlineStore:
     def _transaction(self, *, write: bool) -> Iterator[lmdb.Transaction]:
         if not self._open:
             raise Conflict("the online store is closed", where=self._path)
-        try:
-            transaction = self._environment.begin(write=write)
-        except lmdb.MapResizedError:
-            # Another process has grown the map; zero means: as large as the file says.
-            self._environment.set_mapsize(0)
-            transaction = self._environment.begin(write=write)
-        with transaction:
+        with ExitStack() as stack:
+            try:
+                transaction = stack.enter_context(self._shared.transaction(write=write))
+            except lmdb.MapResizedError:
+                self._shared.grow(0)
+                transaction = stack.enter_context(self._shared.transaction(write=write))
             yield transaction
 
     def _check_writable(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,8 +191,9 @@ def _open_sqlite(url: sa.URL, where: str, busy_seconds: float) -> tuple[sa.Engin
 
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
         # WAL lets readers go on beside the one writer; FULL makes every commit survive a power cut.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+        _turn_on_wal(connection, busy_seconds)
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
 
     def prepare_reader(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA query_only=ON")
@@ -213,8 +215,24 @@ def _open_sqlite(url: sa.URL, where: str, busy_seconds: float) -> tuple[sa.Engin
     return writing, reading
 
 
+def _turn_on_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:
+    """Turn on WAL, which SQLite does not wait for when another process is turning it on as well."""
+    deadline = time.monotonic() + busy_seconds
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
 def _open_postgresql(url: sa.URL, busy_seconds: float) -> tuple[sa.Engine, sa.Engine]:
-    settings: dict[str, Any] = {"connect_timeout": 5, "application_name": "kilter"}
+    given = url.query.get("options", "")
+    options = f"{given if isinstance(given, str) else ' '.join(given)} -clock_timeout={busy_seconds * 1000:.0f}"
+    settings: dict[str, Any] = {"connect_timeout": 5, "application_name": "kilter", "options": options.strip()}
     try:
         writing = sa.create_engine(
             url.set(drivername="postgresql+psycopg"),

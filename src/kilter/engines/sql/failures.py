@@ -28,10 +28,13 @@ def translated(where: str) -> Iterator[None]:
     except (IntegrityError, ProgrammingError):
         raise
     except DBAPIError as error:
-        meaning = _sqlite(error, where) if isinstance(error.orig, sqlite3.Error) else _postgresql(error, where)
+        meaning = _sqlite(error.orig, where) if isinstance(error.orig, sqlite3.Error) else _postgresql(error, where)
         if meaning is None:
             raise
         raise meaning from error
+    except sqlite3.Error as error:
+        # Raised while a connection is prepared, before SQLAlchemy wraps it.
+        raise (_sqlite(error, where) or Unavailable(str(error), where=where)) from error
     except sa.exc.TimeoutError as error:
         raise Unavailable("all connections are in use", where=where, fix="try again, or use fewer threads") from error
     except UnicodeDecodeError as error:
@@ -51,8 +54,8 @@ _SQLITE: tuple[tuple[str, type[KilterError], str, str], ...] = (
 )
 
 
-def _sqlite(error: DBAPIError, where: str) -> KilterError | None:
-    text = str(error.orig).lower()
+def _sqlite(error: sqlite3.Error, where: str) -> KilterError | None:
+    text = str(error).lower()
     for words, kind, message, fix in _SQLITE:
         if words in text:
             return kind(message, where=where, fix=fix)

@@ -119,7 +119,7 @@ class Log:
                 if self._fsync:
                     os.fdatasync(self._tail)
             except OSError as error:
-                os.ftruncate(self._tail, self._offset)
+                self._undo()
                 raise _translated(error, self._folder) from error
             self._last = self._segment << _SHIFT | self._offset
             self._offset += len(frame)
@@ -136,6 +136,8 @@ class Log:
             Damaged: When a record is broken and whole ones follow it.
             NotFound: When ``after`` is no position of this log.
         """
+        if limit is not None and limit <= 0:
+            return
         left = limit
         segment, offset = _place(after)
         if after >= 0:
@@ -144,11 +146,11 @@ class Log:
             # The order matters: if a next segment exists now, then this one is complete when it is read below.
             following = self._path(segment + 1).exists()
             for place, payload in self._records(segment, offset, final=not following):
+                yield segment << _SHIFT | place, payload
                 if left is not None:
+                    left -= 1
                     if left <= 0:
                         return
-                    left -= 1
-                yield segment << _SHIFT | place, payload
             if not following:
                 return
             segment, offset = segment + 1, 0
@@ -229,6 +231,14 @@ class Log:
         os.close(self._tail)
         self._tail, self._segment, self._offset = descriptor, self._segment + 1, 0
         _sync_folder(self._folder)
+
+    def _undo(self) -> None:
+        """Take back a record that was written in part; if even that fails, take no more records."""
+        try:
+            os.ftruncate(self._tail, self._offset)
+        except OSError:
+            os.close(self._tail)
+            self._tail = -1
 
     def _recover(self) -> None:
         """Find the end of the last segment, cut off a torn record, and make ready to append."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote
 
+import msgspec
 import obstore
 import polars as pl
 from deltalake import DeltaTable, write_deltalake
@@ -21,6 +24,18 @@ _TRIES = 5
 _UTC_MICROSECONDS = pl.Datetime("us", "UTC")
 
 
+class _Added(msgspec.Struct):
+    """A file that a version has added, as the Delta protocol writes it."""
+
+    path: str
+
+
+class _Action(msgspec.Struct):
+    """One line of a version's commit."""
+
+    add: _Added | None = None
+
+
 class TableStore:
     """Tables of rows, each with a history of versions.
 
@@ -31,13 +46,17 @@ class TableStore:
         root: The folder or ``s3:`` URL below which each table has its own folder.
         options: What delta-rs needs to reach the root.
         engine: The store of obstore that lists the tables.
+        folder: The folder to sync, when the root is one.
     """
 
-    def __init__(self, url: str, root: str, options: Mapping[str, str], engine: LocalStore | S3Store) -> None:
+    def __init__(
+        self, url: str, root: str, options: Mapping[str, str], engine: LocalStore | S3Store, folder: Path | None = None
+    ) -> None:
         self.url = url
         self._root = root
         self._options = dict(options)
         self._engine = engine
+        self._folder = folder
 
     @classmethod
     def open(cls, url: str) -> TableStore:
@@ -56,7 +75,7 @@ class TableStore:
                 place.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise _translated(error, str(place.path)) from error
-            return cls(url, str(place.path), {}, LocalStore(place.path))
+            return cls(url, str(place.path), {}, LocalStore(place.path), place.path)
         return cls(url, place.url, _delta_options(place), s3_store(place))
 
     def append(self, name: str, frame: pl.DataFrame) -> int:
@@ -88,9 +107,8 @@ class TableStore:
                     schema_mode="merge" if table is not None else None,
                     storage_options=self._options or None,
                 )
-                if table is None:
-                    return 0
-                return table.version()
+                version = 0 if table is None else table.version()
+                self._sync(name, version)
             except CommitFailedError as error:
                 if left == 1:
                     raise Conflict("other writers kept committing first", where=f"table {name}") from error
@@ -99,6 +117,8 @@ class TableStore:
                 if table is None and left > 1 and self._table(uri, None) is not None:
                     continue
                 raise _translated(error, f"table {name}") from error
+            else:
+                return version
         raise AssertionError
 
     def scan(self, name: str, version: int | None = None) -> pl.LazyFrame:
@@ -160,6 +180,21 @@ class TableStore:
             raise _translated(error, f"table {name}") from error
         return table.version()
 
+    def _sync(self, name: str, version: int) -> None:
+        """Bring the files of a version to the disk: delta-rs renames them into place, but syncs none."""
+        if self._folder is None:
+            return
+        folder = self._folder / name
+        commit = folder / "_delta_log" / f"{version:020d}.json"
+        actions = [msgspec.json.decode(line, type=_Action) for line in commit.read_bytes().splitlines()]
+        files = [folder / unquote(action.add.path) for action in actions if action.add is not None]
+        for target in (*files, commit, *{file.parent for file in files}, commit.parent, folder):
+            descriptor = os.open(target, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
     def _table(self, uri: str, version: int | None) -> DeltaTable | None:
         try:
             return DeltaTable(uri, version=version, storage_options=self._options or None)
@@ -175,7 +210,7 @@ class TableStore:
 
 
 def _delta_options(place: Bucket) -> dict[str, str]:
-    options = {"AWS_REGION": place.region}
+    options = {"AWS_REGION": place.region, "connect_timeout": "5s", "timeout": "60s"}
     if place.endpoint:
         options["AWS_ENDPOINT_URL"] = place.endpoint
         options["AWS_ALLOW_HTTP"] = str(place.endpoint.startswith("http://")).lower()
