@@ -38,7 +38,9 @@ def judge_decay(monitor: Decay, window: Window, reference: HoldoutMetric | None)
     live = statistic(monitor.metric, labels, values, window.codes)
     if not math.isfinite(estimate(live)):
         why = f"{monitor.metric.name} does not exist on these labels"
-        finding = Finding(monitor.name, "inconclusive", None, allowed, labels.size, RULE, {"why": why, "blocks": window.blocks})
+        finding = Finding(
+            monitor.name, "inconclusive", None, allowed, labels.size, RULE, {"why": why, "blocks": window.blocks}
+        )
         return Judged(monitor.name, finding, raised=False)
     now = interval(live, level=2 * CONFIDENCE - 1)
     worse = _worsening(monitor, now, reference)

@@ -82,7 +82,9 @@ def _with_chance(found: FeatureDrift, chance: float) -> FeatureDrift:
     return FeatureDrift(found.name, found.psi, found.noise, found.excess, chance, found.js, found.ks, found.rows)
 
 
-def judge_drift(monitor: Drift, bins: Mapping[str, Bins], counted: Mapping[str, Counts], *, least_blocks: int = 2) -> Judged:
+def judge_drift(
+    monitor: Drift, bins: Mapping[str, Bins], counted: Mapping[str, Counts], *, least_blocks: int = 2
+) -> Judged:
     """Judge a drift monitor.
 
     Args:
@@ -97,8 +99,13 @@ def judge_drift(monitor: Drift, bins: Mapping[str, Bins], counted: Mapping[str, 
     rows = max((each.rows for each in measured), default=0)
     if not measured:
         seen = max((int((counts.sum(axis=1) > 0).sum()) for counts in counted.values()), default=0)
-        detail: dict[str, float | int | str | None] = {"why": f"{seen} blocks seen, {least_blocks} needed", "over": monitor.over}
-        return Judged(monitor.name, Finding(monitor.name, "inconclusive", None, allowed, rows, RULE, detail), raised=False)
+        detail: dict[str, float | int | str | None] = {
+            "why": f"{seen} blocks seen, {least_blocks} needed",
+            "over": monitor.over,
+        }
+        return Judged(
+            monitor.name, Finding(monitor.name, "inconclusive", None, allowed, rows, RULE, detail), raised=False
+        )
     drifted = [each for each in measured if each.excess > monitor.above and each.chance <= SIGNIFICANT]
     worst = (drifted or list(measured))[0]
     low, high = _interval(bins[worst.name], usable[worst.name])

@@ -262,12 +262,20 @@ def profile_inputs(
         InsufficientData: When there are no rows.
     """
     if inputs.height == 0:
-        raise InsufficientData("there are no rows to make a profile of", where="training rows", allowed="one row or more")
+        raise InsufficientData(
+            "there are no rows to make a profile of", where="training rows", allowed="one row or more"
+        )
     found: list[Bins] = []
     for name in inputs.columns:
         column = inputs[name]
-        words = not (column.dtype.is_numeric() or column.dtype == pl.Boolean) if categorical is None else name in categorical
-        found.append(categorical_bins(name, column, days, top=top) if words else numeric_bins(name, column, days, bins=bins))
+        words = (
+            not (column.dtype.is_numeric() or column.dtype == pl.Boolean)
+            if categorical is None
+            else name in categorical
+        )
+        found.append(
+            categorical_bins(name, column, days, top=top) if words else numeric_bins(name, column, days, bins=bins)
+        )
     return tuple(found)
 
 
@@ -276,7 +284,9 @@ def days_of(times: pl.Series) -> NDArray[np.int64]:
     return times.cast(pl.Datetime("us", "UTC")).dt.epoch("us").to_numpy().astype(np.int64) // 86_400_000_000
 
 
-def count(bins: Mapping[str, Bins], frame: pl.DataFrame, blocks: NDArray[np.int64], *, prefix: str = "") -> dict[str, Counts]:
+def count(
+    bins: Mapping[str, Bins], frame: pl.DataFrame, blocks: NDArray[np.int64], *, prefix: str = ""
+) -> dict[str, Counts]:
     """Return, for each profiled column that ``frame`` has, its counts per block and bin.
 
     Args:

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from kilter.core.statistics import block_codes, estimate, interval
 from kilter.evaluation.declare import Metric, auc, brier, log_loss
 from kilter.evaluation.metrics import checked, statistic
-from kilter.monitoring.profile import PREDICTION, HoldoutMetric, ReferenceProfile, metric_key, numeric_bins, profile_inputs
+from kilter.monitoring.profile import (
+    PREDICTION,
+    HoldoutMetric,
+    ReferenceProfile,
+    metric_key,
+    numeric_bins,
+    profile_inputs,
+)
 
 METRICS = (log_loss, brier, auc)
 
@@ -64,7 +71,9 @@ def reference_profile(
     )
 
 
-def _held(metric: Metric, y: NDArray[np.float64], p: NDArray[np.float64], codes: NDArray[np.int64]) -> HoldoutMetric | None:
+def _held(
+    metric: Metric, y: NDArray[np.float64], p: NDArray[np.float64], codes: NDArray[np.int64]
+) -> HoldoutMetric | None:
     found = statistic(metric, y, p, codes)
     if not math.isfinite(estimate(found)):
         return None

@@ -54,7 +54,11 @@ def evaluate_frame(
         over = parse_duration(monitor.over, where=f"{monitor.name}.over")
         if isinstance(monitor, Drift):
             recent = cut(timed, until, over)
-            answers.append(judge_drift(monitor, *counted(reference, recent, cut(own, until, over)), least_blocks=recent.least_blocks))
+            answers.append(
+                judge_drift(
+                    monitor, *counted(reference, recent, cut(own, until, over)), least_blocks=recent.least_blocks
+                )
+            )
             continue
         if monitor.over not in windows:
             windows[monitor.over] = cut(labelled, mature, over)
