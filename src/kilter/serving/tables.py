@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Integer, String, Table, Text
 
-from kilter.engines.sql.database import Json, UtcDateTime, metadata
+from kilter.engines.sql.database import metadata
+from kilter.engines.sql.types import Json, UtcDateTime
 
 endpoint_plans = Table(
     "endpoint_plans",

@@ -7,12 +7,6 @@ busy is predicted as one batch. It imports only the library of its one model.
 
 from __future__ import annotations
 
-import os
-
-# Before any numeric library is loaded: a worker has one thread, its siblings have the other cores.
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
-
 import signal
 import socket
 import sys

@@ -1,0 +1,114 @@
+"""The challenger scores copies of what was answered, after it was answered, and never in front of it.
+
+The queue is bounded; what doesn't fit is dropped and counted. Scores are recorded by the position of the batch they belong to.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import deque
+
+from kilter.core.clock import Clock
+from kilter.core.errors import KilterError
+from kilter.serving.active import Loaded
+from kilter.serving.group import Group, Lookup, Part
+from kilter.serving.metrics import EndpointMetrics
+from kilter.serving.recording import PredictionLog
+from kilter.serving.records import ShadowBatch
+from kilter.serving.workers import Done
+
+_QUEUED_ROWS = 20_000
+_IN_FLIGHT = 2
+
+
+class Shadow:
+    """One challenger's queue of copies.
+
+    Args:
+        model: The challenger.
+        loop: The endpoint.
+        log: Where its answers are recorded.
+        clock: The time of records.
+        lookup: Looks features up.
+        metrics: Where drops are counted.
+    """
+
+    def __init__(
+        self, model: Loaded, loop: str, log: PredictionLog, clock: Clock, lookup: Lookup | None, metrics: EndpointMetrics
+    ) -> None:
+        self.model = model
+        self._loop = loop
+        self._log = log
+        self._clock = clock
+        self._lookup = lookup
+        self._metrics = metrics
+        self._queue: deque[tuple[int, Part, int]] = deque()
+        self._rows = 0
+        self._flying = 0
+
+    def offer(self, position: int, group: Group) -> None:
+        """Take a copy of an answered batch, if there is room for it."""
+        size = len(group.rows)
+        if self._rows + size > _QUEUED_ROWS:
+            self._metrics.shadow_dropped += size
+            return
+        self._rows += size
+        part = Part(group, list(range(size)), (self.model.version,), "challenger", 0.0)
+        self._queue.append((position, part, 0))
+        self.wake()
+
+    def wake(self) -> None:
+        """Send what can be sent."""
+        while self._queue and self._flying < _IN_FLIGHT and self.model.pool.ready:
+            position, part, attempts = self._queue.popleft()
+            try:
+                payload = part.payload(self.model.reader, self._lookup)
+            except KilterError:
+                self._drop(part)
+                continue
+            self._flying += 1
+            self.model.pool.ask(payload, len(part.places), self._done(position, part, attempts))
+
+    def _done(self, position: int, part: Part, attempts: int) -> Done:
+        def done(values: bytes | None, died: bool) -> None:
+            self._flying -= 1
+            found = array("d", values) if values is not None else None
+            if found is not None and len(found) == len(part.places) and all(map(math.isfinite, found)):
+                self._record(position, part, found.tolist())
+            elif died and attempts == 0:
+                self._queue.appendleft((position, part, 1))
+            else:
+                self._drop(part)
+            self.wake()
+
+        return done
+
+    def _record(self, position: int, part: Part, values: list[float]) -> None:
+        group = part.group
+        others = {name: column for name, column in part.looked.items() if group.inputs.get(name) != column}
+        others |= {
+            name: [group.rows[place].get(name) for place in part.places]
+            for name in self.model.reader.direct
+            if name not in group.inputs
+        }
+        record = ShadowBatch(
+            at=self._clock.now(),
+            loop=self._loop,
+            position=position,
+            rows=part.places,
+            version=self.model.version,
+            values=values,
+            inputs=others,
+        )
+        try:
+            self._log.append(record)
+        except KilterError:
+            self._drop(part)
+            return
+        self._rows -= len(part.places)
+        self._metrics.shadow_rows += len(part.places)
+
+    def _drop(self, part: Part) -> None:
+        self._rows -= len(part.places)
+        self._metrics.shadow_dropped += len(part.places)
