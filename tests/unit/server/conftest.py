@@ -35,7 +35,8 @@ class Notes:
     @operation
     def list(self, limit: int = 10, kind: Literal["short", "long"] | None = None) -> list[Note]:
         """Return notes."""
-        return self.kept[:limit]
+        lengths = {"short": range(10), "long": range(10, 1000), None: range(-1000, 1000)}[kind]
+        return [note for note in self.kept if note.size in lengths][:limit]
 
     @operation
     def get(self, name: str) -> Note:

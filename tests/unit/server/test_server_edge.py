@@ -75,7 +75,7 @@ def test_every_route_and_verb_refuses(client, who, token, headers):
 
 
 def test_beyond_loopback_nothing_but_health_is_open(make_client):
-    client = make_client(host="0.0.0.0", open_pages=False, tls=True)
+    client = make_client(host="0.0.0.0", open_pages=False, tls=True)  # noqa: S104
 
     async def walk_all():
         for path, verb, _ in walk(client):

@@ -1,0 +1,135 @@
+"""``kilter server``: one process that serves a store's operations, stream and pages."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+from granian.constants import Interfaces
+from granian.server.embed import Server
+
+from kilter.core.clock import SystemClock
+from kilter.core.errors import Conflict
+from kilter.loop.workspace import SERVICES, Workspace, clock_from
+from kilter.operations.running import Running
+from kilter.server.access import make_access
+from kilter.server.app import Application, Page, Parts, build
+from kilter.server.ports import free_port
+
+_LISTENING = 10.0
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How a server is run.
+
+    Args:
+        store: A folder or the URL of a database.
+        home: The local folder of a remote store.
+        host: The address to listen on.
+        port: The port, or 0 for a free one.
+        clock: ``system``, or ``file:PATH`` for a simulated clock.
+        tls_cert: Certificate chain in PEM.
+        tls_key: Its key in PEM.
+        insecure: TLS ends before this server, at a proxy.
+    """
+
+    store: str
+    home: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8700
+    clock: str = "system"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure: bool = False
+
+
+def run(config: ServerConfig) -> None:
+    """Serve until a signal ends it.
+
+    Raises:
+        Forbidden: When the address is reachable by others without token or TLS.
+        Conflict: When the port is in use.
+        KilterError: When the store can't be opened.
+    """
+    port = free_port(config.host, config.port)
+    with Workspace.open(config.store, clock_from(config.clock), config.home) as workspace:
+        folder = workspace.store.run
+        tls = config.tls_cert is not None
+        access = make_access(folder, config.host, port, tls=tls, insecure=config.insecure)
+        application = build(
+            Parts(
+                services={noun: getattr(workspace, noun) for noun in SERVICES},
+                journal=workspace.journal_log,
+                database=workspace.database,
+                access=access,
+                pages=_pages(workspace),
+            )
+        )
+        running = Running("server", os.getpid(), SystemClock().now(), config.host, port, access.url)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            try:
+                runner.run(_serve(application, config, port, lambda: folder.write(running)))
+            finally:
+                folder.remove("server", os.getpid())
+
+
+def _pages(workspace: Workspace) -> Sequence[Page]:
+    # The pages stand on this room and not the other way round; an installation may leave them out.
+    if (
+        importlib.util.find_spec("kilter.server.ui") is None
+        or importlib.util.find_spec("kilter.server.ui.routes") is None
+    ):
+        return ()
+    found: Sequence[Page] = importlib.import_module("kilter.server.ui.routes").routes(workspace)
+    return found
+
+
+async def _serve(application: Application, config: ServerConfig, port: int, listening: Callable[[], None]) -> None:
+    server = Server(
+        application.asgi,
+        address=config.host,
+        port=port,
+        interface=Interfaces.ASGI,
+        log_enabled=False,
+        websockets=False,
+        backlog=512,
+        ssl_cert=config.tls_cert,
+        ssl_key=config.tls_key,
+    )
+    loop = asyncio.get_running_loop()
+    serving = asyncio.create_task(server.serve())
+
+    def end() -> None:
+        if application.closing.is_set():  # the second signal
+            os._exit(1)
+        application.closing.set()
+        server.stop()  # type: ignore[no-untyped-call]  # its author left the annotation out
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    await _until_listening(config.host, port, serving)
+    listening()
+    await serving
+
+
+async def _until_listening(host: str, port: int, serving: asyncio.Task[None]) -> None:
+    name = "127.0.0.1" if host in {"0.0.0.0", ""} else "::1" if host == "::" else host.strip("[]")  # noqa: S104
+    async with asyncio.timeout(_LISTENING):
+        while not serving.done():
+            try:
+                _, writer = await asyncio.open_connection(name, port)
+            except OSError:
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
+    await serving
+    raise Conflict("the server ended before it listened", where=f"{host}:{port}")
