@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import msgspec
 import obstore
 import polars as pl
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
@@ -94,29 +94,19 @@ class TableStore:
             Unavailable: When the store is full, read-only or unreachable; no part of the rows is then visible.
         """
         rows = _storable(frame, name)
-        uri = self._uri(name)
         for left in range(_TRIES, 0, -1):
+            table = self._newest(name)
+            if table is not None:
+                _same_types(table, rows, name)
             try:
-                table = self._table(uri, None)
-                if table is not None:
-                    _same_types(table, rows, name)
-                write_deltalake(
-                    uri if table is None else table,
-                    rows,
-                    mode="append" if table is not None else "error",
-                    schema_mode="merge" if table is not None else None,
-                    storage_options=self._options or None,
-                )
-                version = 0 if table is None else table.version()
-                self._sync(name, version)
+                version = self._commit(name, table, rows)
             except CommitFailedError as error:
                 if left == 1:
                     raise Conflict("other writers kept committing first", where=f"table {name}") from error
             except (DeltaError, OSError, BaseError) as error:
                 # Two writers may both make a new table: the slower one finds it made, and appends to it.
-                if table is None and left > 1 and self._table(uri, None) is not None:
-                    continue
-                raise _translated(error, f"table {name}") from error
+                if table is not None or left == 1 or self._newest(name) is None:
+                    raise _translated(error, f"table {name}") from error
             else:
                 return version
         raise AssertionError
@@ -146,10 +136,7 @@ class TableStore:
 
     def version(self, name: str) -> int | None:
         """Return the newest version of a table, or ``None`` if there is no such table."""
-        try:
-            table = self._table(self._uri(name), None)
-        except (DeltaError, OSError) as error:
-            raise _translated(error, f"table {name}") from error
+        table = self._newest(name)
         return None if table is None else table.version()
 
     def names(self) -> list[str]:
@@ -168,10 +155,10 @@ class TableStore:
         Raises:
             NotFound: When there is no such table.
         """
+        table = self._newest(name)
+        if table is None:
+            raise NotFound(f"there is no table {name!r}", where=self.url)
         try:
-            table = self._table(self._uri(name), None)
-            if table is None:
-                raise NotFound(f"there is no table {name!r}", where=self.url)
             table.optimize.compact()
             table.create_checkpoint()
         except CommitFailedError as error:
@@ -179,6 +166,26 @@ class TableStore:
         except (DeltaError, OSError) as error:
             raise _translated(error, f"table {name}") from error
         return table.version()
+
+    def _newest(self, name: str) -> DeltaTable | None:
+        try:
+            return self._table(self._uri(name), None)
+        except (DeltaError, OSError) as error:
+            raise _translated(error, f"table {name}") from error
+
+    def _commit(self, name: str, table: DeltaTable | None, rows: pl.DataFrame) -> int:
+        """Write the rows as the version after ``table``'s, or after those that others commit meanwhile."""
+        if table is None:
+            # Of two writers that make the table at once, one must fail here, or its schema would replace the other's.
+            once = CommitProperties(max_commit_retries=0)
+            options = self._options or None
+            write_deltalake(self._uri(name), rows, mode="error", storage_options=options, commit_properties=once)
+            version = 0
+        else:
+            write_deltalake(table, rows, mode="append", schema_mode="merge")
+            version = table.version()
+        self._sync(name, version)
+        return version
 
     def _sync(self, name: str, version: int) -> None:
         """Bring the files of a version to the disk: delta-rs renames them into place, but syncs none."""
