@@ -71,9 +71,14 @@ def test_a_mark_is_kept_with_its_history(models: ModelService, database: Databas
 
 def test_a_mark_is_undone_with_its_transaction(models: ModelService, database: Database) -> None:
     add(models, "a")
-    with pytest.raises(RuntimeError), database.transaction() as connection:
-        models.mark(connection, "flight-delay", 1, "rejected", "no")
-        raise RuntimeError
+
+    def write() -> None:
+        with database.transaction() as connection:
+            models.mark(connection, "flight-delay", 1, "rejected", "no")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write()
     assert models.get("flight-delay", 1).stage == "candidate"
 
 
@@ -90,7 +95,10 @@ def test_there_is_one_champion(models: ModelService, database: Database) -> None
         models.set_alias(connection, "flight-delay", "challenger", None)
         assert models.alias(connection, "flight-delay", "champion") == 2
         assert models.alias(connection, "flight-delay", "challenger") is None
-    assert [(found.version, found.aliases) for found in models.versions("flight-delay")] == [(2, ("champion",)), (1, ())]
+    assert [(found.version, found.aliases) for found in models.versions("flight-delay")] == [
+        (2, ("champion",)),
+        (1, ()),
+    ]
     assert [(model.name, model.versions, model.champion) for model in models.models()] == [("flight-delay", 2, 2)]
 
 
@@ -106,7 +114,9 @@ def test_an_alias_needs_a_version(models: ModelService, database: Database) -> N
 
 def test_evidence_comes_back_as_it_was_and_open_ends_stay_open(models: ModelService, database: Database) -> None:
     add(models, "a")
-    sound = Finding("beats_champion(log_loss)", "pass", Interval(-0.0197, None, -0.0102, 0.95), "< 0", 6000, "bootstrap")
+    sound = Finding(
+        "beats_champion(log_loss)", "pass", Interval(-0.0197, None, -0.0102, 0.95), "< 0", 6000, "bootstrap"
+    )
     odd = Finding(
         "at_least(auc)",
         "fail",

@@ -1,0 +1,96 @@
+"""The rows of tracking."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, String, Table, Text
+
+from kilter.engines.sql.database import metadata
+from kilter.engines.sql.types import Json, UtcDateTime
+
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up by itself only in an INTEGER PRIMARY KEY
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("experiment", String(200), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime, nullable=True),
+    Column("lease_until", UtcDateTime, nullable=False),
+    Column("data_digest", String(64), nullable=False),
+    Column("feature_digest", String(64), nullable=False),
+    Column("code_digest", String(64), nullable=False),
+    Column("environment", String(64), nullable=False),
+    Column("seed", BigInteger, nullable=True),
+    Column("spec", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("key", String(200), nullable=True, unique=True),
+    Index(None, "experiment", "started_at", "id"),
+    Index(None, "started_at", "id"),
+    Index(None, "status", "lease_until"),
+)
+"""``lease_until`` is the machine's time, not the loop's: a simulated clock says nothing about a dead process."""
+
+params = Table(
+    "run_params",
+    metadata,
+    Column("run", ForeignKey("runs.id"), primary_key=True),
+    Column("name", String(250), primary_key=True),
+    Column("value", Json, nullable=True),
+    Column("number", Float(53), nullable=True),
+)
+"""``number`` repeats a numeric value, so that filters compare numbers as numbers."""
+
+tags = Table(
+    "run_tags",
+    metadata,
+    Column("run", ForeignKey("runs.id"), primary_key=True),
+    Column("name", String(250), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+metrics = Table(
+    "run_metrics",
+    metadata,
+    Column("id", _NUMBER, primary_key=True, autoincrement=True),
+    Column("run", ForeignKey("runs.id"), nullable=False),
+    Column("name", String(250), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("value", Float(53), nullable=True),
+    Column("at", UtcDateTime, nullable=False),
+    Index(None, "run", "name", "step", "id"),
+)
+"""NaN is kept as NULL, because SQLite turns it into that anyway and PostgreSQL sorts it above all numbers."""
+
+summaries = Table(
+    "run_metric_summaries",
+    metadata,
+    Column("run", ForeignKey("runs.id"), primary_key=True),
+    Column("name", String(250), primary_key=True),
+    Column("points", BigInteger, nullable=False),
+    Column("last", Float(53), nullable=True),
+    Column("last_step", BigInteger, nullable=False),
+    Column("least", Float(53), nullable=True),
+    Column("greatest", Float(53), nullable=True),
+    Index(None, "name", "last"),
+)
+
+artifacts = Table(
+    "run_artifacts",
+    metadata,
+    Column("run", ForeignKey("runs.id"), primary_key=True),
+    Column("name", String(500), primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+)
+
+writes = Table(
+    "run_writes",
+    metadata,
+    Column("key", String(200), primary_key=True),
+    Column("run", ForeignKey("runs.id"), nullable=False),
+)
+"""The idempotency keys of batches of metrics."""
