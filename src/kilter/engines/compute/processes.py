@@ -269,7 +269,7 @@ class _Worker:
 
 
 def _reason(status: int, work: Work) -> str:
-    if status == -signal.SIGPROF:
+    if status in (-signal.SIGPROF, -signal.SIGXCPU):
         return f"the job was ended after its limit of {work.cpu_limit:g} CPU seconds"
     if status < 0:
         return f"the worker was killed by {signal.Signals(-status).name}"

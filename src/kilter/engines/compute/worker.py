@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import importlib
+import math
 import os
+import resource
 import signal
 import socket
 import struct
@@ -101,10 +103,7 @@ def main(channel_fd: int, life_fd: int) -> None:
 
 
 def _run(work: Work) -> Report:
-    # The kernel counts the CPU time of all threads of the process and ends it by SIGPROF; no code can forget to look.
-    if work.cpu_limit is not None:
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_PROF, max(work.cpu_limit, 0.001))
+    _limit(work.cpu_limit)
     try:
         answer = _function(work.target)(work.payload)
         if not isinstance(answer, bytes):
@@ -114,7 +113,20 @@ def _run(work: Work) -> Report:
         text = "".join(traceback.format_exception(error))
         return Report("done", error=text[-_LONGEST_ERROR:])
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        _limit(None)
+
+
+def _limit(seconds: float | None) -> None:
+    """Let the kernel end this process after so many CPU seconds from now, counted over all threads.
+
+    The timer is exact; should a profiler inside the job take it over, the limit on the process, which counts whole
+    seconds from the process's start, is behind it.
+    """
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, 0 if seconds is None else max(seconds, 0.001))
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = hard if seconds is None else math.ceil(time.process_time() + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def _function(target: str) -> Callable[[bytes], object]:
