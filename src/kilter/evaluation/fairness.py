@@ -108,7 +108,6 @@ def gap(groups: list[Group], *, confidence: float, seed: int) -> Gap:
     """
     blocks = groups[0].statistic.blocks
     estimates = np.array([group.estimate for group in groups])
-    errors = np.array([group.error for group in groups])
     first, second = np.triu_indices(len(groups), 1)
     apart = estimates[first] - estimates[second]
     floors = np.array([group.floor for group in groups])
@@ -122,7 +121,7 @@ def gap(groups: list[Group], *, confidence: float, seed: int) -> Gap:
     reach = math.sqrt(blocks / (blocks - 1)) * statistics.student_quantile(_NORMAL.cdf(normal), blocks - 1)
     low = max(0.0, float(np.max(np.abs(apart) - reach * wide)))
     high = float(np.max(np.abs(apart) + reach * wide))
-    shrunk = _shrink(estimates, errors)
+    shrunk = _shrink(estimates, _deviation_errors(groups))
     middle = float(shrunk.max() - shrunk.min())
     best, worst = int(np.argmax(estimates)), int(np.argmin(estimates))
     return Gap(
@@ -224,6 +223,16 @@ def _pair_errors(groups: list[Group], first: Codes, second: Codes) -> Floats:
     moved = (without[:, first] - without[:, second]) - (estimates[first] - estimates[second])
     blocks = without.shape[0]
     return np.asarray(np.sqrt((blocks - 1) / blocks * np.sum(moved * moved, axis=0)), dtype=np.float64)
+
+
+def _deviation_errors(groups: list[Group]) -> Floats:
+    """Return the standard error of each group's deviation from the groups' mean: what a bad day does to all of them cancels."""
+    without = np.stack([statistics.leave_one_out(group.statistic) for group in groups], axis=1)
+    estimates = np.array([group.estimate for group in groups])
+    deviation = (without - without.mean(axis=1, keepdims=True)) - (estimates - estimates.mean())
+    blocks = without.shape[0]
+    errors = np.sqrt((blocks - 1) / blocks * np.sum(deviation * deviation, axis=0))
+    return np.asarray(np.maximum(errors, [group.floor for group in groups]), dtype=np.float64)
 
 
 def _shrink(estimates: Floats, errors: Floats) -> Floats:

@@ -8,7 +8,9 @@ worse. With μ the mean of the outcomes joined before,
 has, given the past, the expectation Δ: the challenger's harm, whatever the shares, their ramp, the mix of traffic or the time of
 day. Two processes bet on it:
 
-- **rollback** (H0: Δ <= 0): K = Π (1 + λ z), λ = min(d / (v + d²), 0.5 / max(-z)), d the harm to detect;
+- **rollback** (H0: Δ <= 0): each bet multiplies by 1 + λ z, λ = min(d / (v + d²), 0.5 / max(-z)), d the harm to detect. Four
+  fifths of the stake bet from the first row; the rest joins bit by bit, so that harm which begins late is found by money that the
+  good days before have not eaten (a mixture over starting times, K = stake in play + reserve);
 - **promotion** (H0: Δ >= m): M = Π (1 + λ (m - z)), λ = min(m / (v + m²), 0.5 / max(z - m)), m the margin.
 
 The maxima are over the values that z can take. v is the predicted variance of z: the variance of the outcomes joined
@@ -16,14 +18,15 @@ before over π(1 - π), which is much less than the μ(1 - μ) of a yes-or-no ou
 are fixed by what was joined before it and by its own π, so each factor has expectation <= 1 under H0 and, by Ville's
 inequality, the chance that K ever reaches 1/alpha is at most alpha: for any number of looks and rows, without normality.
 
-**What is controlled.** The chance that K reaches 1/alpha while the λ-weighted mean harm on the rows seen so far is not above 0 is
-at most alpha (divide K by Π (1 + λ Δ) <= exp(Σ λ Δ), which leaves a martingale). Only the routing is random in this
-statement, so rows may depend on each other in any way, and harm may come and go. Rows must be routed independently of
+**What is controlled.** The chance of a rollback while on no stretch of rows up to now the λ-weighted mean harm was above 0 is at
+most alpha, and so is the chance that M reaches 1/alpha while the λ-weighted mean harm so far is not below m (divide by
+Π (1 + λ Δ) <= exp(Σ λ Δ), which leaves a martingale). Only the routing is random in this statement, so rows may depend on
+each other in any way, and harm may come and go. Rows must be routed independently of
 each other with the logged shares (a user who is routed once is one row), and the order in which labels arrive must
 not depend on the arm. The statement is about the rows seen: where bad rows get their labels later than good ones, a
 verdict in the middle of a day is about its early labels; feed whole days where that matters.
 
-**Delayed labels** multiply in whenever they join. One long update and many short ones give the same bits.
+**Delayed labels** multiply in whenever they join; one long update and many short ones give the same evidence.
 
 The band is a confidence sequence for the λ-weighted mean harm: a predictable plug-in empirical-Bernstein bound with one-sided
 ranges, by Fan's inequality exp(gx - h(g)x²) <= 1 + gx for x >= -1 and 0 <= g < 1, h(g) = -log(1 - g) - g.
@@ -45,7 +48,7 @@ from kilter.core.errors import InvalidInput
 from kilter.core.evidence import Finding, Interval, Verdict
 from kilter.core.statistics import Floats
 from kilter.evaluation.declare import Metric
-from kilter.release.records import EvidenceState
+from kilter.release.records import FIRST_STAKE, EvidenceState
 
 RULE: Final = (
     "betting e-processes on inverse-probability-weighted outcomes, valid at every look (Ville 1939; Waudby-Smith & Ramdas "
@@ -56,6 +59,9 @@ _PRIOR_MEAN: Final = 0.1
 _PRIOR_SQUARE: Final = 0.06
 _TILTS: Final = (-0.5, -0.15, 0.15, 0.5)
 _BET_CAP: Final = 0.5
+_RESERVE: Final = 1.0 - FIRST_STAKE
+_RESERVE_ROWS: Final = 500.0
+_LARGEST: Final = 700.0  # beyond, exp overflows
 
 
 class CanaryEvidence:
@@ -63,7 +69,8 @@ class CanaryEvidence:
 
     Args:
         margin: How much harm a promotion may at most leave open, in outcome units; above 0.
-        detect: The harm that the rollback process is tuned to find fast; it finds any other too, only later.
+        detect: The harm that the rollback process is tuned to find fast. Greater harm is found sooner; harm below half of it may
+            stay unproven, and the canary inconclusive.
         confidence: One minus the chance of a false rollback, and of a false promotion, over all looks together.
         state: What an earlier process left, to go on from.
 
@@ -116,7 +123,7 @@ class CanaryEvidence:
         lowest = np.maximum(mean / share, (1.0 - mean) / keep)
         highest = np.maximum((1.0 - mean) / share, mean / keep)
         bet = np.minimum(self.detect / (spread + self.detect**2), _BET_CAP / lowest)
-        rollback = _running(s.rollback, np.log1p(bet * z))
+        rollback = self._rollback_path(np.log1p(bet * z))
         room = np.maximum(highest - self.margin, 1e-12)
         bet = np.minimum(self.margin / (spread + self.margin**2), _BET_CAP / room)
         promote = _running(s.promote, np.log1p(bet * (self.margin - z)))
@@ -127,9 +134,9 @@ class CanaryEvidence:
             challenger_rows=s.challenger_rows + int(np.count_nonzero(taken)),
             total=float(total[-1]),
             squares=float(squares[-1]),
-            rollback=float(rollback[-1]),
+            rollback=float(rollback[-1, 0]),
             promote=float(promote[-1]),
-            best_rollback=max(s.best_rollback, float(rollback[1:].max())),
+            best_rollback=max(s.best_rollback, float(rollback[:, 1].max())),
             best_promote=max(s.best_promote, float(promote[1:].max())),
             weight=band[0],
             weighted=band[1],
@@ -139,7 +146,31 @@ class CanaryEvidence:
             ratio=ratio,
             best_ratio=best_ratio,
         )
-        return np.stack([rollback[1:], promote[1:]], axis=1)
+        return np.stack([rollback[:, 1], promote[1:]], axis=1)
+
+    def _rollback_path(self, growth: Floats) -> Floats:
+        """Return logs of the stake in play, and of it with the reserve, after each row, shape (rows, 2).
+
+        Before row t the reserve gives ``r[t]``; with P the product of the factors, the stake is
+        ``W[t] = P[t] (W[0] + sum over s <= t of r[s] / P[s - 1])``.
+        """
+        s = self.state
+        reserve = _reserve(s.rows + np.arange(growth.size + 1, dtype=np.float64))
+        product = np.cumsum(growth)
+        joining = np.log(reserve[:-1] - reserve[1:]) - (product - growth)
+        stake = product + np.logaddexp.accumulate(np.concatenate(([s.rollback], joining)))[1:]
+        return np.stack([stake, np.logaddexp(stake, np.log(reserve[1:]))], axis=1)
+
+    @property
+    def e_rollback(self) -> float:
+        """The rollback process now: the stake in play and the reserve."""
+        reserve = float(_reserve(np.array([float(self.state.rows)]))[0])
+        return math.exp(min(self.state.rollback, _LARGEST)) + reserve
+
+    @property
+    def e_promote(self) -> float:
+        """The promotion process now."""
+        return math.exp(min(self.state.promote, _LARGEST))
 
     def _band_sums(self, z: Floats, spread: Floats, lowest: Floats, highest: Floats) -> tuple[float, ...]:
         s = self.state
@@ -180,14 +211,15 @@ class CanaryEvidence:
         return Interval(min(max(s.difference / s.rows, low), high), low, high, level)
 
     def verdict(self) -> Verdict:
-        """Return ``fail`` (roll back) once harm is proven, else ``pass`` once it is proven to be below the margin.
+        """Return ``fail`` (roll back) once harm is proven, else ``pass`` while harm is proven to be below the margin.
 
-        Crossings are remembered: evidence that was enough once stays enough. Harm between 0 and the margin can be proven to be
-        both; then it is a harm, and the canary goes back.
+        A proof of harm is remembered. A proof of harmlessness must still stand when it is used: a challenger that was good
+        on calm days and is not on stormy ones must not be promoted for the calm ones. Harm between 0 and the margin can be
+        proven to be both; then it is a harm, and the canary goes back.
         """
         if self.state.best_rollback >= math.log(self.threshold):
             return "fail"
-        return "pass" if self.state.best_promote >= math.log(self.threshold) else "inconclusive"
+        return "pass" if self.state.promote >= math.log(self.threshold) else "inconclusive"
 
     def mismatched(self) -> bool:
         """Tell whether the challenger's share of rows contradicts the logged shares (error 0.001 over all looks).
@@ -210,10 +242,10 @@ class CanaryEvidence:
             rows=s.rows,
             rule=RULE,
             detail={
-                "e_rollback": math.exp(min(s.rollback, 700.0)),
-                "e_promote": math.exp(min(s.promote, 700.0)),
-                "best_e_rollback": math.exp(min(s.best_rollback, 700.0)),
-                "best_e_promote": math.exp(min(s.best_promote, 700.0)),
+                "e_rollback": self.e_rollback,
+                "e_promote": self.e_promote,
+                "best_e_rollback": math.exp(min(s.best_rollback, _LARGEST)),
+                "best_e_promote": math.exp(min(s.best_promote, _LARGEST)),
                 "threshold": self.threshold,
                 "challenger_rows": s.challenger_rows,
                 "mean_outcome": s.total / s.rows if s.rows else None,
@@ -244,7 +276,7 @@ class GuardedEvidence:
 
     def update(self, name: str, arms: NDArray[Any], shares: Floats, outcomes: Floats) -> None:
         """Take in outcomes of one guard; see `CanaryEvidence.update`."""
-        others = [guard.state.rollback for other, guard in self.guards.items() if other != name]
+        others = [math.log(guard.e_rollback) for other, guard in self.guards.items() if other != name]
         path = self.guards[name].update(arms, shares, outcomes)[:, 0]
         if not path.size:
             return
@@ -253,15 +285,15 @@ class GuardedEvidence:
         self.best_rollback = max(self.best_rollback, float(mean.max()))
 
     def verdict(self) -> Verdict:
-        """Return ``fail`` once the guards together prove harm, ``pass`` once each is proven to be below its margin."""
+        """Return ``fail`` once the guards together prove harm, ``pass`` while each is proven to be below its margin."""
         bar = math.log(next(iter(self.guards.values())).threshold)
         if self.best_rollback >= bar:
             return "fail"
-        proven = all(guard.state.best_promote >= bar for guard in self.guards.values())
+        proven = all(guard.state.promote >= bar for guard in self.guards.values())
         return "pass" if proven else "inconclusive"
 
     def _mean_log(self) -> float:
-        logs = [guard.state.rollback for guard in self.guards.values()]
+        logs = [math.log(guard.e_rollback) for guard in self.guards.values()]
         return float(np.logaddexp.reduce(logs)) - math.log(len(logs))
 
 
@@ -309,6 +341,11 @@ def _checked(arms: NDArray[Any], shares: Floats, outcomes: Floats) -> tuple[NDAr
     if not np.all((bad >= 0.0) & (bad <= 1.0)):
         raise InvalidInput("an outcome is not between 0 and 1", where="canary evidence", allowed="0 (good) to 1 (bad)")
     return taken, share, bad
+
+
+def _reserve(rows: Floats) -> Floats:
+    """Return what is kept back after so many rows: it falls with their logarithm and never ends."""
+    return np.asarray(_RESERVE / (1.0 + np.log1p(rows / _RESERVE_ROWS)), dtype=np.float64)
 
 
 def _running(start: float, steps: Floats) -> Floats:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from datetime import date, datetime
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from kilter.core.evidence import Finding, Verdict
 
 Arm = Literal["champion", "challenger", "fallback"]
+
+
+FIRST_STAKE: Final = 0.8
+"""The part of the rollback process's stake that bets from the first row; the rest joins later."""
 
 
 class EvidenceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +27,7 @@ class EvidenceState(msgspec.Struct, frozen=True, kw_only=True):
         challenger_rows: Of these, the challenger's.
         total: Sum of the outcomes.
         squares: Sum of their squares.
-        rollback: Log of the rollback process now.
+        rollback: Log of the rollback process's stake in play, without its reserve.
         promote: Log of the promotion process now.
         best_rollback: Largest log of the rollback process so far; what Ville's inequality is about.
         best_promote: Largest log of the promotion process so far.
@@ -39,7 +44,7 @@ class EvidenceState(msgspec.Struct, frozen=True, kw_only=True):
     challenger_rows: int = 0
     total: float = 0.0
     squares: float = 0.0
-    rollback: float = 0.0
+    rollback: float = math.log(FIRST_STAKE)
     promote: float = 0.0
     best_rollback: float = 0.0
     best_promote: float = 0.0

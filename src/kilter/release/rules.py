@@ -19,8 +19,6 @@ from kilter.release.evidence import CanaryEvidence, outcome
 from kilter.release.records import EvidencePoint
 from kilter.serving.router import Router
 
-_LARGEST = 700.0
-
 
 class Judged(NamedTuple):
     """A canary's finding with its course, one point per day."""
@@ -126,8 +124,8 @@ def _point(evidence: CanaryEvidence, day: date, at: datetime, share: float) -> E
         rows=state.rows,
         challenger_rows=state.challenger_rows,
         share=share,
-        e_rollback=math.exp(min(state.rollback, _LARGEST)),
-        e_promote=math.exp(min(state.promote, _LARGEST)),
+        e_rollback=evidence.e_rollback,
+        e_promote=evidence.e_promote,
         threshold=evidence.threshold,
         difference=band.estimate,
         low=-1.0 if band.low is None else band.low,
