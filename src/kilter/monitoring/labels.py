@@ -16,22 +16,32 @@ from numpy.typing import NDArray
 
 from kilter.core.clock import utc
 from kilter.core.errors import NotFound
+from kilter.data.batch import Batch, micros, moment_of, parts_frame
 from kilter.data.declare import Label, Table
+from kilter.data.records import TableInfo
 from kilter.monitoring.pairs import LabelBook, Maturity, Pairs, in_order_of_arrival, keep_from
 from kilter.serving.recording import PredictionLog, fronts, to_frame
 from kilter.serving.records import PredictionBatch, Record, ShadowBatch
 
 RETENTION = timedelta(days=60)
 
-_FOLD = 256
+_FOLD = 1024
 """Records that are turned into one frame at a time: bounds the memory of a restart."""
 
 
 class RowSource(Protocol):
     """Where parts of rows are read from: ``DataService``."""
 
+    def info(self, table: str) -> TableInfo:
+        """Return a table as declared, with the kinds of its columns."""
+        ...
+
+    def batches(self, table: str, after: int) -> Iterator[Batch]:
+        """Yield the batches of a table after a position of the row log, in order; a bulk load comes as its size only."""
+        ...
+
     def rows_since(self, table: str, position: int) -> pl.DataFrame:
-        """Return the parts that arrived after a log position, in order, with ``_at`` and ``_position``."""
+        """Return the whole rows of which a part came after a position, with ``_at`` and ``_position``."""
         ...
 
 
@@ -40,10 +50,10 @@ class _Watched:
 
     def __init__(self, table: Table, label: Label) -> None:
         self.table = table
-        self.label = label
         self.book = LabelBook(table.key, label)
         self.pairs = Pairs(self.book)
         self.rows_read = -1
+        self.kinds: dict[str, str] = {}
         self.fronts_read: dict[str, int] = {}
         self.places: dict[tuple[str, int], NDArray[np.int64]] = {}
         self.newest: datetime | None = None
@@ -66,7 +76,7 @@ class LabelJoin:
         self._open: dict[str, PredictionLog] = {}
 
     def watch(self, loop: str, table: Table, label: Label) -> None:
-        """Join a loop's predictions; another table or label than before starts its join anew.
+        """Join a loop's predictions; another table or another expression than before starts its join anew.
 
         Args:
             loop: The loop.
@@ -74,7 +84,7 @@ class LabelJoin:
             label: The truth, as declared.
         """
         known = self._watched.get(loop)
-        if known is None or (known.table, known.label) != (table, label):
+        if known is None or known.table != table or not known.book.has(label):
             self._watched[loop] = _Watched(table, label)
 
     def catch_up(self, until: datetime | None = None) -> int:
@@ -127,19 +137,43 @@ class LabelJoin:
         return sum(first.size for _, first in sizes)
 
     def _read_rows(self, watched: _Watched, until: datetime | None) -> int:
-        rows = self._rows.rows_since(watched.table.name, watched.rows_read)
-        if until is not None and rows.height:
-            late = (rows["_at"] > utc(until)).arg_true()
-            rows = rows.head(int(late[0])) if late.len() else rows
-        if rows.height == 0:
+        read = 0
+        lot: list[Batch] = []
+        for batch in self._rows.batches(watched.table.name, watched.rows_read):
+            if until is not None and batch.at > micros(until):
+                break
+            if batch.bulk:
+                read += self._learn(watched, lot) + self._learn_bulk(watched, batch)
+                lot = []
+                continue
+            lot.append(batch)
+            if len(lot) == _FOLD:
+                read += self._learn(watched, lot)
+                lot = []
+        return read + self._learn(watched, lot)
+
+    def _learn(self, watched: _Watched, lot: list[Batch]) -> int:
+        if not lot:
             return 0
-        watched.rows_read = int(rows["_position"][-1])
-        newest = rows["_at"].max()
-        if isinstance(newest, datetime):
-            watched.newest = utc(newest) if watched.newest is None else max(watched.newest, utc(newest))
-        watched.pairs.learn(watched.book.add(rows))
+        wanted = (watched.table.key, *watched.book.columns)
+        if any(name not in watched.kinds for name in wanted):
+            known = {column.name: column.kind for column in self._rows.info(watched.table.name).columns}
+            watched.kinds = {name: known[name] for name in wanted if name in known}
+        self._know(watched, parts_frame(lot, watched.kinds), lot[-1])
+        return sum(map(len, lot))
+
+    def _learn_bulk(self, watched: _Watched, batch: Batch) -> int:
+        # The rows of a bulk load are in the table's files alone; they are taken in whole, as they are now.
+        rows = self._rows.rows_since(watched.table.name, batch.position - 1)
+        self._know(watched, rows, batch)
+        return batch.bulk
+
+    def _know(self, watched: _Watched, parts: pl.DataFrame, last: Batch) -> None:
+        watched.pairs.learn(watched.book.add(parts))
+        watched.rows_read = last.position
+        arrived = moment_of(last.at)
+        watched.newest = arrived if watched.newest is None else max(watched.newest, arrived)
         _forget(watched, self._retention)
-        return rows.height
 
     def predictions(
         self, loop: str, version: int | None = None, since: datetime | None = None, until: datetime | None = None

@@ -71,6 +71,7 @@ class LabelBook:
     def __init__(self, key: str, label: Label) -> None:
         self._key = key
         expression = label.expression()
+        self._source = (expression, label.known_at)
         self._expression = expression.cast(pl.Float64).alias("__label")
         self._known = pl.col(label.known_at).is_not_null().alias("__known")
         self._roots = tuple(dict.fromkeys((*expression.meta.root_names(), label.known_at)))
@@ -81,6 +82,16 @@ class LabelBook:
         self._touched: deque[tuple[int, list[str]]] = deque()
         self._last: dict[str, int] = {}
         self._rank = 0
+
+    def has(self, label: Label) -> bool:
+        """Return whether a label is the same as this book's: the same expression, wherever its function was loaded from."""
+        expression, known_at = self._source
+        return known_at == label.known_at and label.expression().meta.eq(expression)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the table that the label needs."""
+        return self._roots
 
     def get(self, key: str) -> Truth | None:
         """Return what is known of a key, if a label ever came."""

@@ -210,10 +210,12 @@ def categorical_bins(name: str, column: pl.Series, blocks: NDArray[np.int64], *,
 
 def count_blocks(codes: NDArray[np.int64], blocks: NDArray[np.int64], bins: int) -> Counts:
     """Return the counts per block and bin, shape (blocks, bins), blocks in rising order; one pass over the rows."""
-    if codes.size == 0:
-        return np.zeros((0, bins), dtype=np.int64)
     names, index = np.unique(blocks, return_inverse=True)
-    return np.bincount(index * bins + codes, minlength=names.size * bins).reshape(names.size, bins).astype(np.int64)
+    return _tally(codes, index, names.size, bins)
+
+
+def _tally(codes: NDArray[np.int64], index: NDArray[np.intp], blocks: int, bins: int) -> Counts:
+    return np.bincount(index * bins + codes, minlength=blocks * bins).reshape(blocks, bins).astype(np.int64, copy=False)
 
 
 def sampling_noise(counted: Counts) -> float:
@@ -292,11 +294,12 @@ def count(
     Args:
         bins: The reference's bins by name.
         frame: Rows with the columns ``prefix + name``.
-        blocks: The block (a day) of each row, as an integer.
+        blocks: The block (a day) of each row, as an integer; the result has one row per block that occurs, in rising order.
         prefix: What precedes the names in ``frame``; the prediction log writes ``x_``.
     """
+    names, index = np.unique(blocks, return_inverse=True)
     return {
-        name: count_blocks(known.codes(frame[prefix + name]), blocks, len(known.counts))
+        name: _tally(known.codes(frame[prefix + name]), index, names.size, len(known.counts))
         for name, known in bins.items()
         if prefix + name in frame.columns
     }

@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from kilter.core.statistics import block_codes, estimate, interval
-from kilter.evaluation.declare import Metric, auc, brier, log_loss
+from kilter.evaluation.declare import Metric, accuracy, auc, brier, log_loss, precision, recall
 from kilter.evaluation.metrics import checked, statistic
 from kilter.monitoring.profile import (
     PREDICTION,
@@ -21,7 +21,7 @@ from kilter.monitoring.profile import (
     profile_inputs,
 )
 
-METRICS = (log_loss, brier, auc)
+METRICS = (log_loss, brier, auc, accuracy, recall, precision)
 
 
 def reference_profile(
@@ -47,7 +47,7 @@ def reference_profile(
         holdout_values: The model's predictions on the holdout, shape (m,).
         holdout_labels: Labels of the holdout, shape (m,).
         categorical: Inputs that are categories; None takes those that are neither numeric nor boolean.
-        metrics: What decay monitors will ask for.
+        metrics: What decay monitors will ask for; one at another threshold than 0.5 has to be named here.
         bins: Bins of equal counts per numeric input.
         top: Values of a categorical input that get a bin of their own.
 

@@ -43,7 +43,10 @@ def evaluate_frame(
     if not monitors:
         return ()
     timed = with_time(frame)
-    own = timed if version is None or "version" not in timed.columns else timed.filter(pl.col("version") == version)
+    # What decay and calibration need is little: filtering the inputs along would cost more than judging.
+    own = timed.select(column for column in ("at", "value", "label", "label_at", "version") if column in timed.columns)
+    if version is not None and "version" in own.columns:
+        own = own.filter(pl.col("version") == version)
     own = own.filter(pl.col("value").is_not_null())
     labelled = own.filter(pl.col("label").is_not_null()) if "label" in own.columns else own.clear()
     until = utc(now)

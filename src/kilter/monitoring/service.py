@@ -181,7 +181,7 @@ class MonitorService:
             query = query.where(table.c.loop == loop)
         with self._database.reading() as connection:
             rows = connection.execute(query.limit(max(0, min(limit, MOST)))).mappings().all()
-        return [msgspec.convert({**row}, Alert) for row in rows]
+        return [msgspec.convert({str(name): value for name, value in row.items()}, Alert) for row in rows]
 
     @operation
     def daily(self, loop: str, since: date | None = None, until: date | None = None) -> list[DailyRow]:
