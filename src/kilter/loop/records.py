@@ -13,7 +13,9 @@ import msgspec
 
 from kilter.core.evidence import Finding, Verdict
 
-Stage = Literal["candidate", "gated", "shadow", "canary", "champion", "retired", "rejected", "rolled_back", "inconclusive"]
+Stage = Literal[
+    "candidate", "gated", "shadow", "canary", "champion", "retired", "rejected", "rolled_back", "inconclusive"
+]
 Work = Literal["training", "gating", "approval", "shadow", "canary", "promoting", "rolling_back"]
 
 
@@ -243,8 +245,9 @@ class CanaryJudged(LoopEvent, tag="CanaryJudged", frozen=True, kw_only=True):
 
 
 class ActionFailed(Answer, tag="ActionFailed", frozen=True, kw_only=True):
-    """An attempt at an action is over and the deed was not done; with ``retryable`` it is asked for again under its id.
+    """An attempt at an action is over; with ``retryable`` it is asked for again, under the same id.
 
+    Without ``retryable`` the deed was not done by this attempt or any before, and never will be.
     A training that ran and failed is a ``TrainingFailed``, which counts its CPU time; this is one that never ran.
 
     Args:
