@@ -179,7 +179,10 @@ class DataService:
                 entry = self._entries[table] = self._catalog.add_columns(table, added)
             marker = Batch(table, self._arrival(), {}, bulk=parts.height)
             position = self._log.append(encode(marker))
-            stamps = pl.lit(marker.at).cast(TYPES["time"]).alias("_at"), pl.lit(position, dtype=pl.Int64).alias("_position")
+            stamps = (
+                pl.lit(marker.at).cast(TYPES["time"]).alias("_at"),
+                pl.lit(position, dtype=pl.Int64).alias("_position"),
+            )
             version = self._files.append(table, parts.with_columns(stamps))
             self._entries[table] = self._catalog.flushed(
                 entry, position, version=version, parts=parts.height, at=moment_of(marker.at)

@@ -34,15 +34,17 @@ def service(database, tables, log, clock):
 
 
 @pytest.fixture
-def local(tmp_path, log, clock):
+def local(tmp_path, clock):
     """A service on SQLite and a folder, for what does not depend on engines."""
     from kilter.engines.sql.database import Database
 
     database = Database.open(f"sqlite:///{tmp_path / 'local.db'}")
     database.migrate()
+    log = Log.open(tmp_path / "local-rows")
     service = DataService(database, TableStore.open(str(tmp_path / "tables")), log, clock)
     service.declare(FLIGHTS, ["done"])
     yield service
+    log.close()
     database.close()
 
 
