@@ -1,0 +1,245 @@
+"""The daily verbs of a loop: plan, apply, status, why, pause, resume, retrain, approve, promote, rollback."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kilter.cli.arguments import Parser
+from kilter.cli.output import answer, fields, plain, say, table
+from kilter.cli.target import connected, who
+from kilter.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from kilter.loop.service import LoopStatus, Planned
+    from kilter.loop.why import Why
+
+_TEXTS = {
+    "plan": "Show what applying a file would change. Nothing is written.",
+    "apply": "Make a declaration so: what is missing is trained, proven and released, and kept going from here on.",
+    "status": "Where every loop stands, or one of them.",
+    "why": "The whole chain behind a version: alarm, data, run, gates, shadow, canary, verdict.",
+    "pause": "Stop a loop at once: nothing new starts, and a release in flight goes back to the champion.",
+    "resume": "Let a paused loop go on.",
+    "retrain": "Ask for a challenger now; it has to prove itself like any other.",
+    "approve": "Approve a version that waits for its owner.",
+    "promote": "End the bake of the release in flight and give it all traffic now.",
+    "rollback": "Take the release in flight back or, when there is none, the champion back to the one before.",
+}
+
+
+def build(parser: Parser, command: str) -> None:
+    """Add the arguments of one of the verbs."""
+    parser.description = _TEXTS[command]
+    if command in {"plan", "apply"}:
+        parser.add_argument("file", help="the Python file; FILE.py:NAME when it declares several loops")
+    elif command == "status":
+        parser.add_argument("loop", nargs="?", help="one loop")
+    elif command == "why":
+        parser.add_argument("target", help="LOOP@v7, LOOP@champion, or LOOP for its champion")
+    elif command in {"approve", "promote"}:
+        parser.add_argument("version", help="LOOP@v7")
+    else:
+        parser.add_argument("loop", help="the loop's name")
+    if command == "apply":
+        parser.add_argument("--yes", action="store_true", help="do not ask on a terminal")
+    if command in {"pause", "rollback"}:
+        parser.add_argument("--reason", default="", help="why; it is kept in the journal")
+    if command == "approve":
+        parser.add_argument("--comment", default="", help="what to note beside the approval")
+    parser.set_defaults(run=_RUNS[command])
+
+
+def _plan(options: argparse.Namespace) -> None:
+    path, name, source = _read(options.file)
+    with connected(options) as kilter:
+        found = kilter.loops.plan(source, str(path), name, options.env or "dev")
+    answer(found, as_json=options.json, show=lambda: _show_plan(found))
+
+
+def _apply(options: argparse.Namespace) -> None:
+    path, name, source = _read(options.file)
+    environment = options.env or "dev"
+    with connected(options) as kilter:
+        expect = None
+        if not (options.yes or options.json) and sys.stdin.isatty():
+            planned = kilter.loops.plan(source, str(path), name, environment)
+            _show_plan(planned)
+            if planned.changes and input("apply? [y/N] ").strip().lower() not in {"y", "yes"}:
+                say("nothing was applied")
+                return
+            expect = planned.applied
+        found = kilter.loops.apply(source, str(path), name, environment, who(), expect)
+    answer(
+        found, as_json=options.json, show=lambda: say(f"applied {found.loop} ({found.digest[:12]}) in {environment}")
+    )
+
+
+def _status(options: argparse.Namespace) -> None:
+    with connected(options) as kilter:
+        if options.loop:
+            one = kilter.loops.status(options.loop)
+            answer(one, as_json=options.json, show=lambda: _show_status(one))
+        else:
+            every = kilter.loops.list()
+            answer(every, as_json=options.json, show=lambda: _show_statuses(every))
+
+
+def _why(options: argparse.Namespace) -> None:
+    with connected(options) as kilter:
+        found = kilter.loops.why(options.target)
+    answer(found, as_json=options.json, show=lambda: _show_why(found))
+
+
+def _pause(options: argparse.Namespace) -> None:
+    with connected(options) as kilter:
+        _told(options, kilter.loops.pause(options.loop, options.reason, who()))
+
+
+def _resume(options: argparse.Namespace) -> None:
+    with connected(options) as kilter:
+        _told(options, kilter.loops.resume(options.loop, who()))
+
+
+def _retrain(options: argparse.Namespace) -> None:
+    with connected(options) as kilter:
+        _told(options, kilter.loops.retrain(options.loop, who()))
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    with connected(options) as kilter:
+        _told(options, kilter.loops.rollback(options.loop, options.reason, who()))
+
+
+def _approve(options: argparse.Namespace) -> None:
+    loop, version = split_version(options.version)
+    with connected(options) as kilter:
+        _told(options, kilter.loops.approve(loop, version, who(), options.comment))
+
+
+def _promote(options: argparse.Namespace) -> None:
+    loop, version = split_version(options.version)
+    with connected(options) as kilter:
+        _told(options, kilter.loops.promote(loop, version, who()))
+
+
+_RUNS = {
+    "plan": _plan,
+    "apply": _apply,
+    "status": _status,
+    "why": _why,
+    "pause": _pause,
+    "resume": _resume,
+    "retrain": _retrain,
+    "approve": _approve,
+    "promote": _promote,
+    "rollback": _rollback,
+}
+
+
+def split_version(text: str) -> tuple[str, int | str]:
+    """Return loop and version of ``flight-delay@v7`` or ``flight-delay@champion``.
+
+    Raises:
+        InvalidInput: When it names no version.
+    """
+    loop, mark, version = text.rpartition("@")
+    if not (mark and loop and version):
+        raise InvalidInput(f"{text!r} names no version", where="VERSION", allowed="LOOP@v7, or LOOP@champion")
+    number = version.removeprefix("v")
+    return loop, int(number) if number.isdecimal() else version
+
+
+def _read(text: str) -> tuple[Path, str | None, str]:
+    """Return path, loop name and text of ``FILE.py`` or ``FILE.py:NAME``."""
+    file, mark, name = text.rpartition(":")
+    path, wanted = (Path(file), name) if mark and file.endswith(".py") else (Path(text), None)
+    try:
+        return path, wanted, path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InvalidInput(
+            "there is no such file", where=str(path), fix="give the file that declares the loop"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the file can't be read: {error}", where=str(path)) from None
+
+
+def _told(options: argparse.Namespace, status: LoopStatus) -> None:
+    answer(status, as_json=options.json, show=lambda: _show_status(status))
+
+
+def _show_plan(found: Planned) -> None:
+    before = f"applied now: {found.applied[:12]}" if found.applied else "not applied yet"
+    say(f"{found.loop}: declaration {found.digest[:12]}, {before}")
+    if not found.changes:
+        say("no changes")
+    for change in found.changes:
+        fields(change, indent="  ")
+        say()
+
+
+def _show_statuses(found: tuple[LoopStatus, ...]) -> None:
+    table(
+        ("loop", "env", "champion", "work", "challenger", "traffic", "alarms", "waiting for"),
+        (
+            (
+                status.name,
+                status.environment,
+                _version(status.summary.champion),
+                "paused" if status.summary.paused is not None else status.summary.work,
+                _version(status.summary.version),
+                _traffic(status),
+                ", ".join(status.summary.alarms) or "-",
+                status.summary.waiting,
+            )
+            for status in found
+        ),
+        empty="no loop is applied yet: `kilter apply FILE`",
+    )
+
+
+def _show_status(status: LoopStatus) -> None:
+    summary = status.summary
+    say(f"{status.name} ({status.environment}): {status.purpose or 'no purpose is written down'}")
+    lines = {
+        "owner": status.owner,
+        "time": f"{status.now:%Y-%m-%d %H:%M} UTC by the clock of the store",
+        "champion": _version(summary.champion),
+        "challenger": f"{_version(summary.version)} ({summary.stage or summary.work})"
+        if summary.work != "idle"
+        else "-",
+        "traffic": _traffic(status),
+        "alarms": ", ".join(summary.alarms) or "-",
+        "waiting for": summary.waiting,
+        "paused": summary.paused,
+        "budget left": None if summary.budget_left is None else f"{summary.budget_left:.0f} CPU seconds today",
+    }
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        say(f"  {name:<{width}}  {plain(value)}")
+
+
+def _show_why(found: Why) -> None:
+    say(f"{found.version}: {found.stage} ({plain(found.verdict)})")
+    say(f"  trigger      {plain(found.trigger)}")
+    for name in ("run", "data_digest", "feature_digest", "code_digest", "spec", "environment"):
+        say(f"  {name.removesuffix('_digest'):<11}  {plain(getattr(found.lineage, name))}")
+    say()
+    for link in found.chain:
+        say(f"{link.at:%Y-%m-%d %H:%M}  {link.step:<8}  {plain(link.title)}")
+        for finding in link.findings:
+            say(f"{'':<28}{plain(finding.sentence())}")
+
+
+def _version(number: int | None) -> str:
+    return "-" if number is None else f"v{number}"
+
+
+def _traffic(status: LoopStatus) -> str:
+    summary = status.summary
+    if summary.mode is None:
+        return "-"
+    said = f"canary {summary.share} %" if summary.mode == "canary" else summary.mode
+    return said if summary.confirmed else f"{said} (on its way)"

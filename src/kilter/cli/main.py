@@ -1,0 +1,153 @@
+"""The entrance: finds the command, imports its module alone, and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kilter.core.errors import KilterError
+
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "A model's life": {
+        "init": ("init", "write a working project from a template"),
+        "plan": ("life", "show what applying a file would change"),
+        "apply": ("life", "make it so"),
+        "status": ("life", "where every loop stands"),
+        "why": ("life", "the whole chain of evidence behind a version"),
+        "pause": ("life", "stop a loop; what is in flight goes back to the champion"),
+        "resume": ("life", "let a loop go on"),
+        "retrain": ("life", "ask for a challenger now"),
+        "approve": ("life", "let a version that waits for it take traffic"),
+        "promote": ("life", "end the bake of a version and make it champion"),
+        "rollback": ("life", "take the release in flight, or the champion, back"),
+    },
+    "Processes": {
+        "up": ("processes", "run server, endpoints and controller together"),
+        "server": ("processes", "run the server alone"),
+        "serve": ("processes", "run the front of the endpoints alone"),
+        "controller": ("processes", "run the controller alone"),
+        "link": ("processes", "print a link that opens the page of a running server"),
+        "mcp": ("mcp", "offer all reads to an agent, over stdio"),
+    },
+    "Rooms": {
+        "data": ("data", "tables, their rows and versions"),
+        "runs": ("runs", "experiments, runs and their metrics"),
+        "models": ("models", "models, versions and lineage"),
+        "journal": ("journal", "what happened: list, follow, verify"),
+        "doctor": ("doctor", "look at the installation and the store"),
+    },
+}
+
+_OPTIONS = """\
+  --store DIR-or-URL   the store (default: KILTER_STORE, else the environment's, else .kilter),
+                       or the http:// address of a server
+  --env NAME           an environment of kilter.toml (default: dev)
+  --home DIR           the local folder of a store that is a database
+  --json               one JSON document on standard output, errors too
+  --help, --version    also after a command
+"""
+
+_WITH_VALUE = frozenset({"--store", "--env", "--home"})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 ok, 1 failed, 2 usage, 3 gate said no, 4 approval needed, 5 conflict."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command, rest = _split(given)
+    if command is None:
+        if "--version" in given:
+            return _print(_version())
+        if "--help" in given or "-h" in given or not given:
+            return _print(usage()) or (0 if given else 2)
+    try:
+        return _run(command, rest)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def usage() -> str:
+    """Return the help of ``kilter`` itself."""
+    lines = [
+        "Usage: kilter [OPTIONS] COMMAND ...",
+        "",
+        "The whole life of a model in one Python file, kept going by one process.",
+    ]
+    for title, commands in GROUPS.items():
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:<12} {text}" for name, (_, text) in commands.items()]
+    return "\n".join([*lines, "", "Options:", _OPTIONS])
+
+
+def _run(command: str | None, rest: list[str]) -> int:
+    from kilter.core.errors import InvalidInput, KilterError  # noqa: PLC0415 - help comes before this import
+
+    try:
+        modules = {name: module for commands in GROUPS.values() for name, (module, _) in commands.items()}
+        if command is None:
+            raise InvalidInput("no command was given", where="kilter", fix="see `kilter --help`")
+        if command not in modules:
+            import difflib  # noqa: PLC0415
+
+            near = difflib.get_close_matches(command, modules, n=1)
+            fix = f"did you mean `kilter {near[0]}`?" if near else "see `kilter --help`"
+            raise InvalidInput(f"there is no command {command!r}", where="kilter", fix=fix)
+        from kilter.cli.arguments import parse  # noqa: PLC0415
+
+        options = parse(command, importlib.import_module(f"kilter.cli.{modules[command]}").build, rest)
+        if options is not None:
+            options.run(options)
+    except KilterError as error:
+        _report(error, rest)
+        return error.exit_code
+    except (KeyboardInterrupt, BrokenPipeError):
+        raise
+    except Exception as error:
+        if "--trace" in rest:
+            raise
+        said = f"{type(error).__name__}: {error}"
+        _report(KilterError(f"unexpected: {said}", fix="run it again with --trace and report what you see"), rest)
+        return 1
+    return 0
+
+
+def _report(error: KilterError, rest: list[str]) -> None:
+    if "--json" in rest:
+        import msgspec  # noqa: PLC0415
+
+        sys.stdout.write(msgspec.json.encode(error.problem()).decode() + "\n")
+        return
+    from kilter.cli.output import say_error  # noqa: PLC0415
+
+    say_error(error)
+
+
+def _split(given: list[str]) -> tuple[str | None, list[str]]:
+    """Return the command and everything else; options may stand before it and after it."""
+    position = 0
+    while position < len(given) and given[position].startswith("-"):
+        position += 2 if given[position] in _WITH_VALUE else 1
+    if position >= len(given):
+        return None, given
+    return given[position], given[:position] + given[position + 1 :]
+
+
+def _version() -> str:
+    from importlib.metadata import version  # noqa: PLC0415
+
+    return f"kilter {version('kilter')}"
+
+
+def _print(text: str) -> int:
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
