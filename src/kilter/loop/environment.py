@@ -1,0 +1,225 @@
+"""Environments: what ``kilter.toml`` says about where a loop runs, and never about what it is."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+
+from kilter.core.errors import DeclarationError, InvalidInput, NotFound
+from kilter.loop.declare import ApprovalRule
+from kilter.loop.declare import Environment as EnvironmentName
+from kilter.loop.spec import BUDGET_ALLOWED, parse_budget
+
+FILENAME = "kilter.toml"
+
+_REFERENCE = re.compile(r"^(env|file):(.+)$")
+_SECRET_WORDS = re.compile(r"(password|secret|token|api_?key)", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"^[a-z0-9+.\-]+://[^/@\s]*:[^/@\s]+@")
+_FORBIDDEN = {
+    "name": "the name",
+    "inputs": "the data",
+    "data": "the data",
+    "tables": "the data",
+    "features": "the data",
+    "window": "the data",
+    "label": "the label",
+    "train": "the training",
+    "params": "the training",
+    "seed": "the training",
+    "gates": "the gates",
+    "release": "the release",
+    "monitors": "the monitors",
+}
+
+REFERENCE_ALLOWED = '"env:NAME" or "file:PATH"'
+
+
+class Overlay(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and how a loop runs in one environment.
+
+    Args:
+        name: ``dev``, ``staging`` or ``prod``.
+        store: The folder or URL of the workspace.
+        metadata: URL of the metadata, when it lies elsewhere; may be a reference.
+        objects: URL of the objects, when they lie elsewhere; may be a reference.
+        online: URL of the online features, when they lie elsewhere; may be a reference.
+        host: Where the server listens.
+        port: The server's port; 0 takes a free one.
+        workers: How many processes train.
+        replicas: How many processes serve each version.
+        approve: The rule of approval here; the stricter of this and the declaration's holds.
+        budget: CPU time per day here; the smaller of this and the declaration's holds.
+        secrets: Names to references.
+        folder: The folder of the file, against which relative paths are meant.
+    """
+
+    name: EnvironmentName
+    store: str = ".kilter"
+    metadata: str = ""
+    objects: str = ""
+    online: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8700
+    workers: int = 1
+    replicas: int = 1
+    approve: ApprovalRule | None = None
+    budget: str | None = None
+    secrets: dict[str, str] = {}
+    folder: str = ""
+
+    def secret(self, name: str) -> str:
+        """Return a secret by the name that the file gives it.
+
+        Raises:
+            NotFound: When there is no such secret, or its reference leads nowhere.
+        """
+        if name not in self.secrets:
+            raise NotFound(f"no secret {name!r}", where=f"{FILENAME} [env.{self.name}.secrets]")
+        return resolve(self.secrets[name], folder=self.folder)
+
+    def url(self, field: str) -> str:
+        """Return ``metadata``, ``objects`` or ``online`` with its reference resolved; empty when it isn't said."""
+        given: str = getattr(self, field)
+        return resolve(given, folder=self.folder) if _REFERENCE.match(given) else given
+
+
+def load_environment(path: str | Path, name: EnvironmentName = "dev", *, base: Overlay | None = None) -> Overlay:
+    """Read one environment of ``kilter.toml``.
+
+    Args:
+        path: The file, or the folder it is in; without a file the defaults hold.
+        name: The environment.
+        base: Values that hold where the file says nothing.
+
+    Raises:
+        DeclarationError: When the file can't be read, has a key that isn't known, or changes what a loop is.
+    """
+    if name not in get_args(EnvironmentName):
+        raise InvalidInput(f"{name!r} is no environment", where="env", allowed=" or ".join(get_args(EnvironmentName)))
+    file = Path(path) / FILENAME if Path(path).is_dir() else Path(path)
+    base = msgspec.structs.replace(base or Overlay(name=name), name=name, folder=str(file.parent.absolute()))
+    if not file.exists():
+        return base
+    given = _table(_parsed(file), file, name)
+    for key in given:
+        _check_key(key, file, name)
+    secrets = given.get("secrets", {})
+    _check_secrets(secrets, file, name)
+    for key, value in given.items():
+        _check_value(key, value, file, name)
+    try:
+        return msgspec.convert({**msgspec.structs.asdict(base), **given}, Overlay)
+    except msgspec.ValidationError as error:
+        raise DeclarationError(str(error), where=f"{file} [env.{name}]") from error
+
+
+def resolve(reference: str, *, folder: str = "", variables: Mapping[str, str] | None = None) -> str:
+    """Return what a reference leads to.
+
+    Args:
+        reference: ``env:NAME`` or ``file:PATH``.
+        folder: What a relative path is meant against.
+        variables: The environment variables; those of the process, if not said.
+
+    Raises:
+        InvalidInput: When it is no reference; the value itself is not repeated.
+        NotFound: When it leads nowhere.
+    """
+    found = _REFERENCE.match(reference)
+    if found is None:
+        raise InvalidInput("this is not a reference", where="secret", allowed=REFERENCE_ALLOWED)
+    kind, target = found.groups()
+    if kind == "env":
+        value = (os.environ if variables is None else variables).get(target)
+        if not value:
+            raise NotFound(f"the environment variable {target} is not set", where=reference, fix=f"export {target}=...")
+        return value
+    try:
+        return (Path(folder) / target).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFound(f"the file can't be read: {error}", where=reference) from error
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DeclarationError(f"the file can't be read: {error}", where=str(file), fix="correct it") from error
+
+
+def _table(parsed: dict[str, Any], file: Path, name: str) -> dict[str, Any]:
+    environments = parsed.get("env", {})
+    if not isinstance(environments, dict):
+        raise DeclarationError("env is not a table", where=str(file), allowed="[env.dev], [env.staging], [env.prod]")
+    for other in environments:
+        if other not in get_args(EnvironmentName):
+            allowed = get_args(EnvironmentName)
+            raise DeclarationError(
+                f"{other!r} is no environment",
+                where=f"{file} [env.{other}]",
+                allowed=" or ".join(allowed),
+                fix=_near(other, allowed),
+            )
+    found = environments.get(name, {})
+    if not isinstance(found, dict):
+        raise DeclarationError("this is not a table", where=f"{file} [env.{name}]", allowed="keys and values")
+    return found
+
+
+def _check_key(key: str, file: Path, name: str) -> None:
+    where = f"{file} [env.{name}] {key}"
+    if key in _FORBIDDEN:
+        raise DeclarationError(
+            f"an environment may never change {_FORBIDDEN[key]}: what was proven in one would not be what runs in another",
+            where=where,
+            fix="change the declaration itself",
+        )
+    allowed = [field for field in Overlay.__struct_fields__ if field not in {"name", "folder"}]
+    if key not in allowed:
+        raise DeclarationError("there is no such key", where=where, allowed=", ".join(allowed), fix=_near(key, allowed))
+
+
+def _check_secrets(secrets: object, file: Path, name: str) -> None:
+    where = f"{file} [env.{name}.secrets]"
+    if not isinstance(secrets, dict):
+        raise DeclarationError("this is not a table", where=where, allowed="names and references")
+    for key, value in secrets.items():
+        if not isinstance(value, str) or not _REFERENCE.match(value):
+            raise DeclarationError(
+                "a secret itself stands here",
+                where=f"{where} {key}",
+                allowed=REFERENCE_ALLOWED,
+                fix="replace it, and consider it known",
+            )
+
+
+def _check_value(key: str, value: object, file: Path, name: str) -> None:
+    where = f"{file} [env.{name}] {key}"
+    if isinstance(value, str) and (_CREDENTIALS.match(value) or _SECRET_WORDS.search(value.partition("?")[2])):
+        raise DeclarationError(
+            "this URL holds a password",
+            where=where,
+            allowed=f"a URL without one, or {REFERENCE_ALLOWED}",
+            fix="put the URL into an environment variable or a file, and consider the password known",
+        )
+    if key == "budget":
+        try:
+            parse_budget(value if isinstance(value, str) else repr(value))
+        except InvalidInput as error:
+            raise DeclarationError(error.message, where=where, allowed=BUDGET_ALLOWED) from error
+    if key == "port" and not (isinstance(value, int) and 0 <= value <= 65535):
+        raise DeclarationError(f"{value!r} is no port", where=where, allowed="0 to 65535")
+    if key in {"workers", "replicas"} and not (isinstance(value, int) and 1 <= value <= 1024):
+        raise DeclarationError(f"{value!r} is no number of processes", where=where, allowed="1 to 1024")
+
+
+def _near(given: str, known: list[str] | tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(given, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
