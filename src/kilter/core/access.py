@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from kilter.core.errors import Forbidden, Unauthorized
@@ -15,6 +16,7 @@ from kilter.core.errors import Forbidden, Unauthorized
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Say whether only this machine can reach an address; a name other than ``localhost`` counts as reachable."""
     bare = host.strip("[]").lower()
@@ -45,6 +47,7 @@ def check_bind(host: str, token: str | None) -> None:
         )
 
 
+@lru_cache(maxsize=256)
 def allowed_host(header: str | None, bound: str) -> bool:
     """Say whether a request's Host header names this server.
 

@@ -151,9 +151,7 @@ class Endpoint:
         for place, key in enumerate(group.keys):
             places[arm(key)].append(place)
         whose: dict[Arm, int | None] = {"champion": plan.champion, "challenger": plan.challenger}
-        return [
-            Part(group, found, active.ladders[whose[name]], name, since) for name, found in places.items() if found
-        ]
+        return [Part(group, found, active.ladders[whose[name]], name, since) for name, found in places.items() if found]
 
     # ------------------------------------------------------------ who answers
 

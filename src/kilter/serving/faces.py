@@ -82,7 +82,9 @@ class Faces:
             else:
                 routes = self.routes.get(path)
                 if routes is None:
-                    raise NotFound("there is no such path", allowed="/predict/<loop>, /models, /metrics, /livez, /readyz")
+                    raise NotFound(
+                        "there is no such path", allowed="/predict/<loop>, /models, /metrics, /livez, /readyz"
+                    )
                 handler = self._allow(request, routes)
             handler(request)
         except KilterError as error:
@@ -103,7 +105,9 @@ class Faces:
         handler = handlers.get(request.method)
         if handler is None:
             allowed = b", ".join(sorted(handlers))
-            raise HttpError(405, "the path has other methods", headers=b"allow: %b\r\n" % allowed, allowed=allowed.decode())
+            raise HttpError(
+                405, "the path has other methods", headers=b"allow: %b\r\n" % allowed, allowed=allowed.decode()
+            )
         return handler
 
     # ------------------------------------------------------------ predictions
@@ -151,11 +155,15 @@ class Faces:
         except msgspec.ValidationError as error:
             where = str(error).rpartition(" - at `")[2].rstrip("`") if " - at `" in str(error) else "body"
             # The path holds indexes and "[...]" only, never a name that was sent.
-            raise InvalidInput("the body has another form", where=where, allowed='{"rows": [{column: value}]}') from error
+            raise InvalidInput(
+                "the body has another form", where=where, allowed='{"rows": [{column: value}]}'
+            ) from error
         except msgspec.DecodeError as error:
             raise HttpError(400, "the body is not JSON") from error
         if not 0 < len(rows) <= self.limits.rows:
-            raise HttpError(413 if rows else 422, f"the request has {len(rows)} rows", allowed=f"1 to {self.limits.rows}")
+            raise HttpError(
+                413 if rows else 422, f"the request has {len(rows)} rows", allowed=f"1 to {self.limits.rows}"
+            )
         active = endpoint.active
         champion = active.champion if active is not None else None
         count = len(rows)
@@ -183,7 +191,14 @@ class Faces:
         return Ask(rows, keys, times, vectors, reader, item, arrived, answer, fail)  # type: ignore[arg-type]
 
     def _answer(
-        self, endpoint: Endpoint, reply: Reply, item: Item, arrived: float, position: int, start: int, batch: PredictionBatch
+        self,
+        endpoint: Endpoint,
+        reply: Reply,
+        item: Item,
+        arrived: float,
+        position: int,
+        start: int,
+        batch: PredictionBatch,
     ) -> None:
         body = render(self._log.front, batch, position, start, item.rows)
         reply.send(200, body)
@@ -287,7 +302,9 @@ def _measure(gauges: Gauges, name: str, endpoint: Endpoint) -> None:
                    (*loop, ("arm", arm), ("version", version)))  # fmt: skip
     gauges.histogram(metrics, name)
     gauges.add("waiting_rows", "gauge", "Rows that wait for an answer.", endpoint.rows, loop)
-    gauges.add("retried_rows_total", "counter", "Rows asked again after a worker died or refused.", metrics.retried_rows, loop)
+    gauges.add(
+        "retried_rows_total", "counter", "Rows asked again after a worker died or refused.", metrics.retried_rows, loop
+    )
     gauges.add("input_errors_total", "counter", "Times that rows could not be read for a version, or features not be looked up.",
                metrics.input_errors, loop)  # fmt: skip
     gauges.add("replayed_total", "counter", "Requests answered again by their key.", metrics.replayed, loop)

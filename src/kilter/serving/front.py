@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -164,6 +165,9 @@ class Front:
         self._tasks = [self._loop.create_task(self._follower.follow()), self._loop.create_task(self._sweep())]
         if config.announce:
             _announce(Path(config.announce), {"pid": os.getpid(), "host": config.host, "port": self.port})
+        # What is loaded by now stays: the collector need not walk it again and again between requests.
+        gc.collect()
+        gc.freeze()
         log.info("listening on http://%s:%d", config.host, self.port)
 
     async def drain(self) -> None:
@@ -284,7 +288,9 @@ def main(arguments: Sequence[str]) -> int:
 def _listening(error: OSError, config: FrontConfig) -> KilterError:
     where = f"{config.host}:{config.port}"
     if error.errno == errno.EADDRINUSE:
-        return Conflict("the port is in use", where=where, fix="stop the other server, or choose another --port (0: any)")
+        return Conflict(
+            "the port is in use", where=where, fix="stop the other server, or choose another --port (0: any)"
+        )
     if error.errno == errno.EACCES:
         return Unavailable("this user may not listen there", where=where, fix="choose a port above 1023")
     return Unavailable("the address can't be listened on", where=where, fix="give an address of this machine")

@@ -123,7 +123,21 @@ class Group:
         active: What was served when they arrived: they are routed and recorded under it.
     """
 
-    __slots__ = ("active", "arms", "asks", "failed", "inputs", "keys", "left", "reader", "rows", "times", "values", "vectors", "versions")
+    __slots__ = (
+        "active",
+        "arms",
+        "asks",
+        "failed",
+        "inputs",
+        "keys",
+        "left",
+        "reader",
+        "rows",
+        "times",
+        "values",
+        "vectors",
+        "versions",
+    )
 
     def __init__(self, asks: list[Ask], active: Active) -> None:
         self.active = active

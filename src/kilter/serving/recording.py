@@ -106,7 +106,9 @@ def parse_id(text: str) -> tuple[str, int, int]:
     """
     found = _ID.match(text)
     if found is None:
-        raise NotFound("that is not the id of a prediction", where="id", allowed="front-position-row, like main-1f4a0-3")
+        raise NotFound(
+            "that is not the id of a prediction", where="id", allowed="front-position-row, like main-1f4a0-3"
+        )
     return found.group(1), int(found.group(2), 16), int(found.group(3), 16)
 
 
@@ -181,7 +183,9 @@ def to_frame(batches: Iterable[tuple[int, Record]], front: str = "main", loop: s
     return frame.with_columns(_series(name, values) for name, values in inputs.items())
 
 
-def shadows_to_frame(batches: Iterable[tuple[int, Record]], front: str = "main", loop: str | None = None) -> pl.DataFrame:
+def shadows_to_frame(
+    batches: Iterable[tuple[int, Record]], front: str = "main", loop: str | None = None
+) -> pl.DataFrame:
     """Return what shadows answered.
 
     Args:

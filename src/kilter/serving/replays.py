@@ -71,7 +71,9 @@ class Replays:
         """
         known = self._known.get((loop, key))
         if known is not None and known.body != body:
-            raise InvalidInput("the key was used for another request", where="Idempotency-Key", fix="use a new key per request")
+            raise InvalidInput(
+                "the key was used for another request", where="Idempotency-Key", fix="use a new key per request"
+            )
         return known
 
     def begin(self, loop: str, key: str, body: bytes) -> Waiting:

@@ -157,6 +157,9 @@ def entities(rows: Sequence[Row], column: str) -> list[str | None]:
 
 def columns(reader: RowReader, rows: Sequence[Row]) -> dict[str, list[Scalar]]:
     """Return the direct inputs of rows by column, as they were sent."""
+    if len(rows) == 1:
+        row = rows[0]
+        return {name: [row.get(name)] for name in reader.direct}
     return {name: [row.get(name) for row in rows] for name in reader.direct}
 
 
@@ -174,7 +177,9 @@ def _interned(spec: Mapping[str, Any]) -> FeatureView:
 
 
 def _absent(index: int, name: str) -> InvalidInput:
-    return InvalidInput("the column is missing", where=f"rows[{index}].{name}", fix="send it, or null where it is not known")
+    return InvalidInput(
+        "the column is missing", where=f"rows[{index}].{name}", fix="send it, or null where it is not known"
+    )
 
 
 def _wrong(index: int, name: str, allowed: str) -> InvalidInput:

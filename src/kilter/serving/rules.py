@@ -17,7 +17,9 @@ def check_plan(plan: TrafficPlan) -> None:
         InvalidInput: It says what is wrong.
     """
     if not _NAME.match(plan.loop):
-        raise InvalidInput(f"{plan.loop!r} is no name for an endpoint", where="plan.loop", allowed="lower-case words and -")
+        raise InvalidInput(
+            f"{plan.loop!r} is no name for an endpoint", where="plan.loop", allowed="lower-case words and -"
+        )
     if plan.champion is None and plan.fallback is None:
         raise InvalidInput("nobody would answer", where="plan", allowed="a champion, a fallback, or both")
     if (plan.mode == "solo") != (plan.challenger is None):

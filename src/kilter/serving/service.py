@@ -132,7 +132,12 @@ class EndpointService:
             applied: The generation that it serves.
             error: Why it serves no newer one.
         """
-        values = {"generation": generation, "applied_generation": applied, "error": error, "updated_at": self._clock.now()}
+        values = {
+            "generation": generation,
+            "applied_generation": applied,
+            "error": error,
+            "updated_at": self._clock.now(),
+        }
         same = (endpoint_status.c.loop == loop) & (endpoint_status.c.front == front)
         with self._database.transaction() as connection:
             if connection.execute(sa.update(endpoint_status).where(same).values(**values)).rowcount == 0:

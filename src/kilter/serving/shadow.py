@@ -35,7 +35,13 @@ class Shadow:
     """
 
     def __init__(
-        self, model: Loaded, loop: str, log: PredictionLog, clock: Clock, lookup: Lookup | None, metrics: EndpointMetrics
+        self,
+        model: Loaded,
+        loop: str,
+        log: PredictionLog,
+        clock: Clock,
+        lookup: Lookup | None,
+        metrics: EndpointMetrics,
     ) -> None:
         self.model = model
         self._loop = loop

@@ -152,7 +152,9 @@ class Pool:
     def __init__(self, parts: Parts, replicas: int, changed: Callable[[], None]) -> None:
         spec = msgspec.json.encode(parts.manifest.spec())
         lengths = LENGTHS.pack(len(spec), len(parts.model), len(parts.example))
-        self._hello = frame(HELLO, 0, parts.manifest.example_rows, b"".join((lengths, spec, parts.model, parts.example)))
+        self._hello = frame(
+            HELLO, 0, parts.manifest.example_rows, b"".join((lengths, spec, parts.model, parts.example))
+        )
         self.clock = asyncio.get_running_loop().time
         self.restarts = 0
         self.start_seconds = 0.0
