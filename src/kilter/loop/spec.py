@@ -71,7 +71,7 @@ def load(path: str | Path, name: str | None = None) -> Declared:
     Raises:
         DeclarationError: When the file can't be read or run, declares no loop, or several and none was named.
     """
-    return _choose(load_all(path), name, Path(path).name)
+    return _choose(load_all(path), name, str(path))
 
 
 def load_all(path: str | Path) -> list[Declared]:
@@ -296,7 +296,7 @@ class LoopSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def json(self) -> Json:
         """Return the spec as plain JSON values."""
-        return msgspec.to_builtins(self)
+        return msgspec.json.decode(msgspec.json.encode(self))
 
 
 BUILD_FIELDS = ("tables", "inputs", "label", "train", "params", "windows", "seed")
