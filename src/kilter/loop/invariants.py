@@ -164,6 +164,9 @@ class Watch:
                 "an answer to an action that is not pending changes nothing",
             )
         self._requests(event)
+        pending = {entry.action.id for entry in after.pending}
+        for number in [number for number in self.failed if number in self.open and number not in pending]:
+            del self.open[number]  # taken back while it waited for its next attempt
         for asked in actions:
             self._asked(asked, now)
             if isinstance(asked, SetTraffic | Promote | RollBack):
@@ -259,7 +262,7 @@ class Watch:
             case PauseRequested():
                 self.paused = self.excused = True
             case ResumeRequested():
-                self.paused, self.losing = False, 0
+                self.paused, self.losing, self.excused = False, 0, True
             case Approved(version=version) if version in self.proofs:
                 self.proofs[version].approved |= self.proofs[version].gated
             case CanaryJudged(version=version, verdict="pass") if version in self.proofs:
@@ -405,8 +408,6 @@ class Watch:
             champions == ([] if self.champion is None else [self.champion]), "there is one champion, marked as such"
         )
         pending = {entry.action.id for entry in after.pending}
-        for number in [number for number in self.open if number in self.failed and number not in pending]:
-            del self.open[number]  # taken back while it waited for its next attempt
         require(pending == set(self.open), "what was asked for is pending until it is answered")
         policy, paused = after.policy, after.paused is not None
         many = after.rejections > before.rejections and after.rejections >= policy.max_rejections

@@ -262,9 +262,13 @@ class Schedule:
                 PromoteRequested(at=at, version=version, by="someone"),
                 Approved(at=at, version=version, by="owner"),
                 Approved(at=at, version=version, by="owner"),
-                TrafficSet(at=at, action=f"simulated/{random.randrange(1, self.state.sequence + 3)}"),
+                TrafficSet(at=at, action=self._draw_stranger()),
             )
         )
+
+    def _draw_stranger(self) -> str:
+        name = f"simulated/{self.random.randrange(self.state.sequence + 1)}"
+        return name if name not in self.watch.open else "another/1"
 
     def _draw_version(self) -> int:
         release = self.state.release
@@ -295,7 +299,7 @@ class Schedule:
             world.now = max(world.now, self.state.now)
         self.trace.entries.append(("the chaos stops", None, ()))
         self.restart()
-        self.deliver(Applied(at=world.now, policy=replace(self.state.policy, every=None, on=(), approval="auto")))
+        world.send(Applied(at=world.now, policy=replace(self.state.policy, every=None, on=(), approval="auto")))
         for _ in range(_ROUNDS):
             if not self._calm_step():
                 break

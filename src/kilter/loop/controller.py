@@ -1,0 +1,444 @@
+"""The driver in production: it watches, tells ``decide``, and does what is asked for.
+
+One controller works on a store at a time; it holds a lease, and every transaction of its own checks that it still does. All
+that it knows is in the store: killed between any two steps, its successor reads the state and goes on. Actions carry ids,
+and whatever they change is keyed by them, so doing one again changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from kilter.core.clock import Clock
+from kilter.core.durations import parse_duration
+from kilter.core.errors import KilterError, NotFound
+from kilter.core.evidence import Finding, Verdict
+from kilter.engines.compute.processes import Compute, Job
+from kilter.engines.sql.lease import Lease
+from kilter.loop import jobs
+from kilter.loop.building import table_of
+from kilter.loop.decide import pending_actions
+from kilter.loop.declare import AnyLoop
+from kilter.loop.ledger import Ledger, Row
+from kilter.loop.records import (
+    ActionFailed,
+    Actions,
+    AlarmCleared,
+    AlarmRaised,
+    CanaryJudged,
+    GatesJudged,
+    JudgeGates,
+    JudgeShadow,
+    LoopState,
+    Notify,
+    Promote,
+    RollBack,
+    SetTraffic,
+    ShadowJudged,
+    StartTraining,
+    Tick,
+    Traffic,
+    TrafficSet,
+    TrainingFailed,
+    TrainingFinished,
+)
+from kilter.loop.sources import declaration
+from kilter.loop.steps import canary_of, primary_metric, shadow_of
+from kilter.loop.summary import traffic_of
+from kilter.loop.workspace import Store, Workspace, clock_from
+from kilter.monitoring.labels import LabelJoin
+from kilter.monitoring.profile import ReferenceProfile
+from kilter.operations.running import Running
+from kilter.serving.records import TrafficPlan
+
+log = logging.getLogger("kilter.controller")
+
+LEASE = "controller"
+LEASE_SECONDS = 10.0
+DAY = timedelta(days=1)
+
+_SETTLE_SECONDS = 5.0
+
+
+class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How to run a controller.
+
+    Args:
+        store: Where everything is.
+        clock: ``system`` or ``file:PATH``.
+        pause: Seconds between two rounds when there is nothing to do.
+    """
+
+    store: Store
+    clock: str = "system"
+    pause: float = 0.05
+
+
+def run(config: ControllerConfig) -> None:
+    """Run a controller until it is told to stop (SIGTERM or SIGINT); a second one on the same store waits for the lease."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with Workspace(config.store, clock_from(config.clock)) as workspace:
+        workspace.database.migrate()
+        folder = config.store.run
+        folder.write(Running("controller", os.getpid(), datetime.now(UTC)))
+        try:
+            Controller(workspace, pause=config.pause).serve(stop)
+        finally:
+            folder.remove("controller", os.getpid())
+
+
+class Controller:
+    """Drives every loop of a store.
+
+    Args:
+        workspace: The store.
+        pause: Seconds between two rounds when there is nothing to do.
+    """
+
+    def __init__(self, workspace: Workspace, *, pause: float = 0.05) -> None:
+        self._workspace = workspace
+        self._pause = pause
+        self._lease = Lease(workspace.database)
+        self._ledger = workspace.loops.ledger
+        self._compute = Compute(workers=1)
+        self._drivers: dict[str, Driver] = {}
+
+    def serve(self, stop: threading.Event) -> None:
+        """Work until ``stop`` is set."""
+        holder = f"{socket.gethostname()}/{os.getpid()}"
+        waiting = False
+        try:
+            while not stop.is_set():
+                if self._lease.acquire(LEASE, holder, LEASE_SECONDS) is None:
+                    if not waiting:
+                        log.warning("another controller works on this store; waiting for its lease")
+                        waiting = True
+                    stop.wait(1.0)
+                    continue
+                waiting = False
+                self._work(stop)
+        finally:
+            self._compute.close()
+            self._lease.release()
+
+    def _work(self, stop: threading.Event) -> None:
+        beat = threading.Event()
+        keeper = threading.Thread(target=self._keep_lease, args=(stop, beat), daemon=True)
+        keeper.start()
+        try:
+            while not stop.is_set() and not beat.is_set():
+                try:
+                    busy = self.step()
+                except KilterError as error:
+                    log.warning("%s", error)
+                    busy = False
+                if not busy:
+                    stop.wait(self._pause)
+        finally:
+            beat.set()
+            keeper.join()
+
+    def _keep_lease(self, stop: threading.Event, lost: threading.Event) -> None:
+        while not stop.is_set() and not lost.wait(LEASE_SECONDS / 3):
+            try:
+                if not self._lease.renew():
+                    lost.set()
+            except KilterError as error:
+                log.warning("the lease can't be renewed: %s", error)
+
+    def step(self) -> bool:
+        """Let every loop take a step; return whether any had something to do."""
+        busy = False
+        for name in self._ledger.names():
+            driver = self._drivers.get(name)
+            if driver is None:
+                driver = self._drivers[name] = Driver(self._workspace, name, self._compute, self._lease)
+            busy = driver.step() or busy
+        return busy
+
+
+class Driver:
+    """Drives one loop.
+
+    What it keeps in memory (joined labels, a canary's evidence, which day was evaluated) is read again from the logs
+    after a restart.
+
+    Args:
+        workspace: The store.
+        name: The loop.
+        compute: Where trainings run.
+        lease: Checked in every transaction.
+    """
+
+    def __init__(self, workspace: Workspace, name: str, compute: Compute, lease: Lease) -> None:
+        self._workspace = workspace
+        self._name = name
+        self._compute = compute
+        self._fence = lease.check
+        self._ledger: Ledger = workspace.loops.ledger
+        self._clock: Clock = workspace.clock
+        self._join = LabelJoin(workspace.prediction_logs(), workspace.data)
+        self._jobs: dict[str, Job] = {}
+        self._day: datetime | None = None
+        self._seen: datetime | None = None
+        self._told: tuple[int, Verdict] | None = None
+        self._profiles: dict[int, ReferenceProfile] = {}
+        self._doing: dict[type, Callable[..., bool]] = {
+            StartTraining: self._train,
+            JudgeGates: self._judge,
+            JudgeShadow: self._look,
+            SetTraffic: self._steer,
+            Promote: self._steer,
+            RollBack: self._steer,
+        }
+
+    def step(self) -> bool:
+        """Look, tell, do; return whether anything happened."""
+        now = self._clock.now()
+        row = self._ledger.row(self._name)
+        busy = False
+        if self._seen is None or now != self._seen:
+            self._observe(row, now)
+            self._feed(Tick(at=now))
+            self._seen = now
+            busy = True
+        state = self._ledger.row(self._name).state
+        for action in pending_actions(state, now):
+            busy = self._doing[type(action)](action, now) or busy
+        if not busy:
+            self._settle(now)
+        return busy
+
+    def _feed(self, event: object) -> LoopState:
+        state, actions = self._ledger.feed(self._name, event, fence=self._fence)  # type: ignore[arg-type]
+        for action in actions:
+            if isinstance(action, Notify):
+                log.warning("for %s: %s. %s", action.to, action.title, action.body)
+        return state
+
+    def _settle(self, now: datetime) -> None:
+        row = self._ledger.row(self._name)
+        if any(entry.not_before is None for entry in row.state.pending):
+            return
+        if row.settled_at is None or abs((now - row.settled_at).total_seconds()) >= _SETTLE_SECONDS:
+            self._ledger.settle(self._name, now, fence=self._fence)
+
+    # ---------------------------------------------------------------- watching
+
+    def _loop(self, spec: str) -> AnyLoop:
+        return declaration(self._workspace.database, self._workspace.objects, spec)[0]
+
+    def _observe(self, row: Row, now: datetime) -> None:
+        state = row.state
+        if state.champion is None:
+            return
+        loop = self._loop(row.spec)
+        table = table_of(loop)
+        self._join.watch(self._name, table, loop.label)
+        self._join.catch_up(now)
+        self._judge_canary(row, now)
+        midnight = _midnight(now)
+        if self._day is None:
+            # After a restart the last settled day is done again; what is written is keyed, so doing it twice is harmless.
+            self._day = midnight - DAY if row.settled_at is None else _midnight(row.settled_at) - DAY
+        while self._day < midnight:
+            self._day += DAY
+            self._evaluate(loop, self._ledger.row(self._name).state, self._day)
+
+    def _evaluate(self, loop: AnyLoop, state: LoopState, day: datetime) -> None:
+        if state.champion is None:
+            return
+        judged = self._workspace.monitors.evaluate(
+            self._name,
+            loop.monitors,
+            state.champion,
+            self._profile(state.champion),
+            self._join.predictions(self._name, since=day - _reach(loop), until=day),
+            day,
+        )
+        for monitor, finding, raised in judged:
+            if raised and monitor not in state.alarms:
+                self._feed(AlarmRaised(at=day, monitor=monitor, version=state.champion, finding=finding))
+            elif not raised and monitor in state.alarms:
+                self._feed(AlarmCleared(at=day, monitor=monitor, version=state.champion, finding=finding))
+
+    def _profile(self, version: int) -> ReferenceProfile:
+        if version not in self._profiles:
+            digest = self._workspace.models.get(self._name, version).lineage.profile
+            self._profiles[version] = msgspec.json.decode(self._workspace.objects.get(digest), type=ReferenceProfile)
+        return self._profiles[version]
+
+    def _judge_canary(self, row: Row, now: datetime) -> None:
+        release = row.state.release
+        if release is None or release.work != "canary" or release.version is None:
+            self._told = None
+            return
+        version = release.version
+        history = self._workspace.models.history(self._name, version)
+        began = next(mark.at for mark in history.stages if mark.stage == "canary")
+        loop = self._loop(history.version.lineage.spec)
+        finding = self._workspace.releases.judge_canary(
+            self._name,
+            version,
+            canary_of(loop),
+            primary_metric(loop),
+            self._join.joined(self._name, since=began),
+            since=began,
+            at=now,
+        )
+        if finding.verdict != "inconclusive" and self._told != (version, finding.verdict):
+            self._keep(version, "canary", (finding,), now)
+            self._feed(CanaryJudged(at=now, version=version, verdict=finding.verdict, finding=finding))
+            self._told = (version, finding.verdict)
+
+    def _keep(self, version: int, kind: str, findings: tuple[Finding, ...], at: datetime) -> None:
+        with self._workspace.database.transaction() as connection:
+            self._fence(connection)
+            self._workspace.models.add_evidence(connection, self._name, version, kind, findings, at)  # type: ignore[arg-type]
+
+    # ---------------------------------------------------------------- doing
+
+    def _train(self, action: StartTraining, now: datetime) -> bool:
+        job = self._jobs.get(action.id)
+        if job is None:
+            asked = jobs.TrainJob(
+                store=self._workspace.store,
+                loop=self._name,
+                spec=action.spec,
+                at=action.at,
+                trigger=action.trigger,
+                action=action.id,
+            )
+            self._jobs[action.id] = self._compute.submit(
+                "kilter.loop.jobs:train", msgspec.json.encode(asked), action.cpu_limit
+            )
+            return False
+        if not job.done():
+            return False
+        del self._jobs[action.id]
+        outcome = job.result()
+        if outcome.payload is None:
+            reason = outcome.error or "the training process died"
+            self._feed(TrainingFailed(at=now, action=action.id, reason=reason, cpu_seconds=outcome.cpu_seconds))
+            return True
+        answer = msgspec.json.decode(outcome.payload, type=jobs.TrainAnswer)
+        if isinstance(answer, jobs.Failure):
+            self._feed(TrainingFailed(at=now, action=action.id, reason=answer.reason, cpu_seconds=outcome.cpu_seconds))
+        else:
+            self._feed(
+                TrainingFinished(
+                    at=now, action=action.id, version=answer.version, run=answer.run, cpu_seconds=outcome.cpu_seconds
+                )
+            )
+        return True
+
+    def _judge(self, action: JudgeGates, now: datetime) -> bool:
+        job = self._jobs.get(action.id)
+        if job is None:
+            asked = jobs.JudgeJob(
+                store=self._workspace.store,
+                loop=self._name,
+                spec=action.spec,
+                at=action.at,
+                version=action.version,
+                champion=action.champion,
+            )
+            self._jobs[action.id] = self._compute.submit("kilter.loop.jobs:judge", msgspec.json.encode(asked), None)
+            return False
+        if not job.done():
+            return False
+        del self._jobs[action.id]
+        outcome = job.result()
+        if outcome.payload is None:
+            self._feed(ActionFailed(at=now, action=action.id, reason=outcome.error or "the judging process died"))
+            return True
+        answer = msgspec.json.decode(outcome.payload, type=jobs.JudgeAnswer)
+        if isinstance(answer, jobs.Failure):
+            self._feed(ActionFailed(at=now, action=action.id, reason=answer.reason, retryable=answer.retryable))
+            return True
+        self._keep(action.version, "gates", answer.findings, now)
+        self._feed(
+            GatesJudged(
+                at=now, action=action.id, version=action.version, verdict=answer.verdict, findings=answer.findings
+            )
+        )
+        return True
+
+    def _look(self, action: JudgeShadow, now: datetime) -> bool:
+        loop = self._loop(self._workspace.models.get(self._name, action.version).lineage.spec)
+        self._join.catch_up(now)
+        finding = self._workspace.releases.judge_shadow(
+            self._name,
+            action.version,
+            shadow_of(loop),
+            primary_metric(loop),
+            self._join.joined(self._name, since=action.since, until=now),
+            look=action.look,
+            at=now,
+        )
+        self._keep(action.version, "shadow", (finding,), now)
+        self._feed(
+            ShadowJudged(at=now, action=action.id, version=action.version, verdict=finding.verdict, finding=finding)
+        )
+        return True
+
+    def _steer(self, action: Traffic, now: datetime) -> bool:
+        generation = self._plan(action, now)
+        if self._workspace.endpoints.applied(self._name) < generation:
+            reason = self._refusal(generation)
+            if reason:
+                self._feed(ActionFailed(at=now, action=action.id, reason=reason))
+                return True
+            return False
+        self._feed(TrafficSet(at=now, action=action.id))
+        return True
+
+    def _plan(self, action: Traffic, now: datetime) -> int:
+        """Write the endpoint's plan, and the aliases that go with it, in one transaction; return the plan's generation."""
+        traffic = traffic_of(action)
+        row = self._ledger.row(self._name)
+        loop = self._loop(row.spec)
+        named = {traffic.champion, *traffic.warm} | ({traffic.challenger} if traffic.challenger is not None else set())
+        plan = TrafficPlan(
+            loop=self._name,
+            champion=traffic.champion,
+            challenger=traffic.challenger,
+            mode=traffic.mode,
+            share=traffic.share,
+            warm=traffic.warm,
+            bundles={version: self._workspace.models.get(self._name, version).bundle for version in named},
+            fallback=loop.fallback,
+            spec=row.spec,
+        )
+        with self._workspace.database.transaction() as connection:
+            self._fence(connection)
+            self._workspace.models.set_alias(connection, self._name, "champion", traffic.champion, now)
+            self._workspace.models.set_alias(connection, self._name, "challenger", traffic.challenger, now)
+            return self._workspace.endpoints.set_plan(plan, connection)
+
+    def _refusal(self, generation: int) -> str:
+        try:
+            statuses = self._workspace.endpoints.status(self._name)
+        except NotFound:
+            return ""
+        return next((status.error for status in statuses if status.generation == generation and status.error), "")
+
+
+def _reach(loop: AnyLoop) -> timedelta:
+    """Return how far back the monitors of a loop look, with room for labels that come late."""
+    return max([timedelta(days=14), *(parse_duration(monitor.over) for monitor in loop.monitors)]) + timedelta(days=7)
+
+
+def _midnight(moment: datetime) -> datetime:
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+

@@ -1,0 +1,248 @@
+"""The long jobs of the loop, run in a worker process: training a challenger, judging its gates.
+
+A job is told where the store is and what to do, and answers with bytes. It can be killed at any moment and run again: what
+it registers carries the action's id as idempotency key.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from time import process_time
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from kilter.core.digests import canonical_json, digest_json
+from kilter.core.errors import KilterError
+from kilter.core.evidence import Finding, Verdict
+from kilter.data.declare import Columns
+from kilter.data.leakage import refuse_leaks
+from kilter.data.dataset import Dataset
+from kilter.data.windows import cut
+from kilter.evaluation.declare import auc, brier, log_loss
+from kilter.evaluation.metrics import row_losses
+from kilter.evaluation.metrics import value as metric_value
+from kilter.features.leakage import refuse_leaky_views
+from kilter.features.spec import view_digest
+from kilter.loop.building import (
+    Fitted,
+    Predicts,
+    encode,
+    fit,
+    judge_gates,
+    prepare,
+    profile,
+    reach,
+    require_rows,
+    table_of,
+    views_of,
+)
+from kilter.loop.declare import AnyLoop
+from kilter.loop.sources import declaration
+from kilter.loop.workspace import Store, Workspace
+from kilter.packaging.bundle import load, package
+from kilter.registry.records import Lineage
+from kilter.tracking.environment import environment_lock
+from kilter.tracking.records import MetricPoint
+
+
+class TrainJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What to train.
+
+    Args:
+        store: Where everything is.
+        loop: The loop's name.
+        spec: Digest of the declaration.
+        at: Only rows and labels that were known by then are seen.
+        trigger: Why.
+        action: The action's id.
+    """
+
+    store: Store
+    loop: str
+    spec: str
+    at: datetime
+    trigger: str
+    action: str
+
+
+class Trained(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What came of it."""
+
+    version: int
+    run: str
+
+
+class JudgeJob(msgspec.Struct, frozen=True, kw_only=True):
+    """Which candidate to judge, against which champion."""
+
+    store: Store
+    loop: str
+    spec: str
+    at: datetime
+    version: int
+    champion: int | None
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The verdict over all gates, and each finding."""
+
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Why a job could not do what it was asked; an expected refusal, not a crash."""
+
+    reason: str
+    retryable: bool
+
+
+def train(payload: bytes) -> bytes:
+    """Train one challenger and register it; see `TrainJob`."""
+    job = msgspec.json.decode(payload, type=TrainJob)
+    try:
+        with Workspace(job.store) as workspace:
+            return msgspec.json.encode(_train(workspace, job))
+    except KilterError as error:
+        return msgspec.json.encode(Failure(reason=str(error), retryable=error.retryable))
+
+
+def judge(payload: bytes) -> bytes:
+    """Judge one candidate's gates; see `JudgeJob`."""
+    job = msgspec.json.decode(payload, type=JudgeJob)
+    try:
+        with Workspace(job.store) as workspace:
+            return msgspec.json.encode(_judge(workspace, job))
+    except KilterError as error:
+        return msgspec.json.encode(Failure(reason=str(error), retryable=error.retryable))
+
+
+def _train(workspace: Workspace, job: TrainJob) -> Trained:
+    loop, spec = declaration(workspace.database, workspace.objects, job.spec)
+    began = process_time()
+    prepared = _prepared(workspace, loop, job.at)
+    fitted = fit(loop, prepared, job.at)
+    lock = workspace.objects.put(environment_lock())
+    lineage = Lineage(
+        run="",
+        spec=job.spec,
+        data_digest=fitted.training.digest,
+        feature_digest=digest_json([view_digest(view) for view in views_of(loop)]),
+        code_digest=digest_json([spec.train.source, spec.label.expression.source]),
+        environment=lock,
+        params={} if spec.params is None else spec.params.values,
+        seed=loop.seed,
+    )
+    run = workspace.runs.start(
+        job.loop,
+        name=f"{job.trigger} {job.at:%Y-%m-%d}",
+        params={
+            **lineage.params,
+            "window": f"{fitted.window.mode} {fitted.window.train}",
+            "holdout": fitted.window.holdout,
+        },
+        tags={"trigger": job.trigger, "action": job.action},
+        data_digest=lineage.data_digest,
+        feature_digest=lineage.feature_digest,
+        code_digest=lineage.code_digest,
+        environment=lock,
+        seed=loop.seed,
+        spec=job.spec,
+        key=job.action,
+    )
+    table = table_of(loop)
+    bundle = package(
+        fitted.model,
+        fitted.training.encoding,
+        fitted.training.X,
+        views_of(loop),
+        workspace.objects,
+        table=table,
+        reference={"base_rate": fitted.base_rate},
+    )
+    runtime = load(bundle.digest, workspace.objects)
+    watched = profile(fitted, runtime)
+    profile_digest = workspace.objects.put(canonical_json(watched))
+    workspace.runs.log_metrics(run.id, _metrics(fitted, runtime, job.at, process_time() - began))
+    workspace.runs.log_artifact(run.id, "profile.json", canonical_json(watched))
+    workspace.runs.finish(run.id)
+    with workspace.database.transaction() as connection:
+        version = workspace.models.register_in(
+            connection,
+            job.loop,
+            bundle.digest,
+            msgspec.structs.replace(lineage, run=run.id, profile=profile_digest),
+            job.trigger,
+            at=job.at,
+            key=job.action,
+        )
+    return Trained(version=version.version, run=run.id)
+
+
+def _prepared(workspace: Workspace, loop: AnyLoop, at: datetime) -> pl.DataFrame:
+    table = table_of(loop)
+    workspace.data.flush(table.name)
+    rows = workspace.data.frame(table.name, known_by=at)
+    require_rows(rows, loop)
+    refuse_leaks([item for item in loop.inputs if isinstance(item, Columns)], loop.label, rows, at)
+    refuse_leaky_views(views_of(loop), loop.label, rows)
+    return prepare(loop, rows, reach(loop, at))
+
+
+def _metrics(fitted: Fitted, runtime: Predicts, at: datetime, cpu_seconds: float) -> list[MetricPoint]:
+    points = [
+        MetricPoint(name="training_rows", step=0, value=float(len(fitted.training)), at=at),
+        MetricPoint(name="training_rate", step=0, value=fitted.base_rate, at=at),
+        MetricPoint(name="censored_rows", step=0, value=float(fitted.censored), at=at),
+        MetricPoint(name="cpu_seconds", step=0, value=cpu_seconds, at=at),
+    ]
+    points += [
+        MetricPoint(name=f"nested_log_loss/{window}", step=0, value=loss, at=at)
+        for window, loss in fitted.choice.items()
+    ]
+    kept = fitted.holdout
+    if kept is None or not len(kept):
+        return points
+    values = runtime.predict(kept.X)
+    points += [
+        MetricPoint(name=f"holdout_{metric.name}", step=0, value=float(metric_value(metric, kept.y, values)), at=at)
+        for metric in (log_loss, brier, auc)
+    ]
+    losses = row_losses(log_loss, kept.y, values)
+    if losses is not None:
+        days = kept.times.astype("datetime64[D]")
+        points += [
+            MetricPoint(name="holdout_log_loss_by_day", step=step, value=float(losses[days == day].mean()), at=at)
+            for step, day in enumerate(np.unique(days))
+        ]
+    return points
+
+
+def _judge(workspace: Workspace, job: JudgeJob) -> Judgement:
+    loop, _ = declaration(workspace.database, workspace.objects, job.spec)
+    challenger = load(workspace.models.get(job.loop, job.version).bundle, workspace.objects)
+    held = cut(_prepared(workspace, loop, job.at), table_of(loop), loop.label, loop.windows[0], job.at).holdout
+    kept = encode(loop, held, challenger.encoding)
+    champion = None if job.champion is None else _champion(workspace, job, kept)
+    verdict, findings = judge_gates(
+        loop, kept, challenger, champion, base_rate=challenger.manifest.reference.get("base_rate", float("nan"))
+    )
+    return Judgement(verdict=verdict, findings=findings)
+
+
+def _champion(workspace: Workspace, job: JudgeJob, kept: Dataset) -> np.ndarray:
+    """Return the champion's predictions on the challenger's holdout, through the champion's own inputs."""
+    version = workspace.models.get(job.loop, job.champion or 0)
+    runtime = load(version.bundle, workspace.objects)
+    loop, _ = declaration(workspace.database, workspace.objects, version.lineage.spec)
+    table = table_of(loop)
+    rows = _prepared(workspace, loop, job.at)
+    order = pl.DataFrame({table.key: kept.keys})
+    same = order.join(rows, on=table.key, how="left", maintain_order="left")
+    return runtime.predict(runtime.encoding.matrix(same))
+
+
+TrainAnswer = Trained | Failure
+JudgeAnswer = Judgement | Failure

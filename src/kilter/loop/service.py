@@ -1,0 +1,481 @@
+"""The operations on loops, and on the journal."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypeAlias
+
+import msgspec
+import polars as pl
+import sqlalchemy as sa
+
+from kilter.core.clock import Clock
+from kilter.core.errors import Conflict, InvalidInput
+from kilter.data.batch import TYPES
+from kilter.data.service import DataService
+from kilter.engines.objects.store import ObjectStore
+from kilter.engines.sql.database import Database
+from kilter.features.service import FeatureService
+from kilter.features.spec import spec_of as view_spec
+from kilter.journal.records import Event, Verification
+from kilter.journal.service import Journal
+from kilter.loop.building import views_of
+from kilter.loop.checks import require
+from kilter.loop.declare import Environment
+from kilter.loop.ledger import Ledger, Row
+from kilter.loop.plan import Change, plan
+from kilter.loop.records import (
+    Applied,
+    Approved,
+    Events,
+    LoopState,
+    PauseRequested,
+    PromoteRequested,
+    ResumeRequested,
+    RetrainRequested,
+    RollbackRequested,
+)
+from kilter.loop.spec import Declared, LoopSpec, load_source, policy_of, spec_from_json, spec_of
+from kilter.loop.summary import Summary, summary
+from kilter.loop.tables import loops, specs
+from kilter.loop.why import Why, explain
+from kilter.operations.table import operation
+from kilter.registry.service import ModelService, split_reference
+
+
+Events_: TypeAlias = list[Event]
+
+
+class Planned(msgspec.Struct, frozen=True, kw_only=True):
+    """What applying a file would do.
+
+    Args:
+        loop: The loop's name.
+        digest: Digest of the declaration.
+        applied: Digest of the declaration that is applied now, or empty.
+        changes: Field by field; empty when nothing would change.
+    """
+
+    loop: str
+    digest: str
+    applied: str
+    changes: tuple[Change, ...]
+
+
+class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a loop stands.
+
+    Args:
+        name: The loop's name.
+        environment: Where it runs.
+        owner: Who answers for it.
+        purpose: What its predictions are for.
+        spec: Digest of the applied declaration.
+        filename: The file it came from.
+        now: The time, by the clock of the store.
+        settled_at: The time up to which the controller had nothing left to do, or None when none ran yet.
+        summary: Champion, challenger, traffic, alarms, and what it waits for.
+    """
+
+    name: str
+    environment: str
+    owner: str
+    purpose: str
+    spec: str
+    filename: str
+    now: datetime
+    settled_at: datetime | None
+    summary: Summary
+
+
+class LoopService:
+    """Loops: what is declared, where they stand, why, and what people ask of them.
+
+    Args:
+        database: The metadata store.
+        objects: Where the text of declarations is kept.
+        journal: What happened.
+        models: Versions and their evidence.
+        data: Tables, to check columns against and to declare.
+        features: Where the views that a loop declares are registered.
+        clock: The time.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        objects: ObjectStore,
+        journal: Journal,
+        models: ModelService,
+        data: DataService,
+        features: FeatureService,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._objects = objects
+        self._journal = journal
+        self._models = models
+        self._data = data
+        self._features = features
+        self._clock = clock
+        self.ledger = Ledger(database, journal, models, clock)
+
+    # ---------------------------------------------------------------- declaring
+
+    @operation(role="operator")
+    def plan(
+        self, source: str, filename: str = "loop.py", name: str | None = None, env: Environment = "dev"
+    ) -> Planned:
+        """Return what applying a declaration would change; nothing is written.
+
+        Args:
+            source: The text of the user's file.
+            filename: What to call it in messages.
+            name: Which loop of the file, when it declares several.
+            env: The environment it would run in.
+        """
+        declared = self._checked(source, filename, name)
+        spec = spec_of(declared)
+        policy_of(spec, env)
+        before = self._applied(spec.name)
+        return Planned(
+            loop=spec.name,
+            digest=spec.digest,
+            applied="" if before is None else before.digest,
+            changes=tuple(plan(before, spec)),
+        )
+
+    @operation(writes=True, role="owner")
+    def apply(
+        self,
+        source: str,
+        filename: str = "loop.py",
+        name: str | None = None,
+        env: Environment = "dev",
+        by: str = "",
+        expect: str | None = None,
+    ) -> Planned:
+        """Make a declaration so: the controller trains what is missing, and keeps it going from here on.
+
+        Args:
+            source: The text of the user's file.
+            filename: What to call it in messages.
+            name: Which loop of the file, when it declares several.
+            env: The environment it runs in.
+            by: Who applies it.
+            expect: Refuse when another declaration than this digest is applied now.
+
+        Raises:
+            DeclarationError: When the declaration can't work; nothing is written then.
+            Conflict: When the applied declaration is not the expected one.
+        """
+        declared = self._checked(source, filename, name)
+        spec = spec_of(declared)
+        policy = policy_of(spec, env)
+        before = self._applied(spec.name)
+        if expect is not None and (before.digest if before else "") != expect:
+            raise Conflict(
+                f"another declaration of {spec.name!r} was applied meanwhile",
+                where=filename,
+                fix="plan again, then apply",
+            )
+        changes = tuple(plan(before, spec))
+        now = self._clock.now()
+        stored = self._objects.put(source.encode())
+        self._welcome(declared)
+        with self._database.transaction() as connection:
+            if connection.execute(sa.select(specs.c.digest).where(specs.c.digest == spec.digest)).first() is None:
+                connection.execute(
+                    specs.insert().values(
+                        digest=spec.digest,
+                        loop=spec.name,
+                        spec=spec.json(),
+                        source=stored,
+                        filename=declared.filename,
+                        name=spec.name,
+                        applied_at=now,
+                    )
+                )
+            known = connection.execute(sa.select(loops.c.name).where(loops.c.name == spec.name)).first()
+            values = {
+                "environment": env,
+                "spec_digest": spec.digest,
+                "filename": declared.filename,
+                "applied_at": now,
+            }
+            if known is None:
+                state = msgspec.to_builtins(LoopState(policy=policy))
+                connection.execute(loops.insert().values(name=spec.name, state=state, revision=0, **values))
+            else:
+                connection.execute(loops.update().where(loops.c.name == spec.name).values(**values))
+            rebuild = self._built_otherwise(connection, spec)
+            self.ledger.feed_in(connection, spec.name, Applied(at=now, policy=policy, rebuild=rebuild, by=by))
+        return Planned(
+            loop=spec.name, digest=spec.digest, applied="" if before is None else before.digest, changes=changes
+        )
+
+    def _checked(self, source: str, filename: str, name: str | None) -> Declared:
+        declared = load_source(source, filename, name)
+        require(declared, self._schemas())
+        return declared
+
+    def _schemas(self) -> dict[str, dict[str, pl.DataType]]:
+        """Return the columns of every table that has rows."""
+        return {
+            table.name: {column.name: TYPES[column.kind] for column in table.columns}
+            for table in self._data.tables()
+            if table.columns
+        }
+
+    def _welcome(self, declared: Declared) -> None:
+        """Declare the tables that a loop reads, and register the views whose columns are known."""
+        for item in declared.loop.inputs:
+            self._data.declare(item.table)
+        schemas = self._schemas()
+        for view in views_of(declared.loop):
+            needed = {view.entity, view.time, *(one.column for _, one in view.aggregates if one.column)}
+            if needed <= set(schemas.get(view.table.name, ())):
+                self._features.register(view_spec(view))
+
+    def _applied(self, name: str) -> LoopSpec | None:
+        with self._database.reading() as connection:
+            row = connection.execute(
+                sa.select(specs.c.spec).join(loops, loops.c.spec_digest == specs.c.digest).where(loops.c.name == name)
+            ).first()
+        return None if row is None else spec_from_json(row.spec)
+
+    def _built_otherwise(self, connection: sa.Connection, spec: LoopSpec) -> bool:
+        """Return whether the champion was built from other data, features, label or training than declared now."""
+        champion = self._models.alias(connection, spec.name, "champion")
+        if champion is None:
+            return True
+        built = self._models.get_in(connection, spec.name, champion).lineage.spec
+        row = connection.execute(sa.select(specs.c.spec).where(specs.c.digest == built)).first()
+        return row is None or spec_from_json(row.spec).data_digest != spec.data_digest
+
+    # ---------------------------------------------------------------- looking
+
+    @operation
+    def list(self) -> tuple[LoopStatus, ...]:
+        """Return where every loop stands."""
+        return tuple(self.status(name) for name in self.ledger.names())
+
+    @operation
+    def status(self, loop: str) -> LoopStatus:
+        """Return where a loop stands.
+
+        Args:
+            loop: The loop's name.
+        """
+        row = self.ledger.row(loop)
+        spec = self._spec(row)
+        return LoopStatus(
+            name=row.name,
+            environment=row.environment,
+            owner=spec.owner,
+            purpose=spec.purpose,
+            spec=row.spec,
+            filename=row.filename,
+            now=self._clock.now(),
+            settled_at=row.settled_at,
+            summary=summary(row.state),
+        )
+
+    @operation
+    def spec(self, loop: str) -> LoopSpec:
+        """Return a loop's applied declaration as data.
+
+        Args:
+            loop: The loop's name.
+        """
+        return self._spec(self.ledger.row(loop))
+
+    def _spec(self, row: Row) -> LoopSpec:
+        with self._database.reading() as connection:
+            found = connection.execute(sa.select(specs.c.spec).where(specs.c.digest == row.spec)).scalar_one()
+        return spec_from_json(found)
+
+    @operation
+    def why(self, target: str) -> Why:
+        """Return the chain behind a version: alarm, data, run, gates, shadow, canary, verdict.
+
+        Args:
+            target: ``flight-delay@v7``, ``flight-delay@champion``, or a loop's name for its champion.
+        """
+        name, wanted = split_reference(target)
+        history = self._models.history(name, wanted)
+        subject = history.version.reference
+        events = self._all(subject)
+        return explain(history, events, self._standing_alarms(name, history.version.at))
+
+    def _all(self, subject: str) -> Events_:
+        found: Events_ = []
+        after = 0
+        while page := self._journal.events(after=after, limit=1000, subject=subject):
+            found += page
+            after = page[-1].seq
+        return found
+
+    def _standing_alarms(self, loop: str, at: datetime) -> Events_:
+        """Return the alarms that had been raised and not cleared at a moment."""
+        standing: dict[str, Event] = {}
+        for event in self._all(loop):
+            if event.at > at:
+                break
+            if event.kind == "AlarmRaised":
+                standing[event.data["monitor"]] = event
+            elif event.kind == "AlarmCleared":
+                standing.pop(event.data["monitor"], None)
+            elif event.kind == "Promote":
+                standing.clear()
+        return [*standing.values()]
+
+    @operation
+    def timeline(self, loop: str, after: int = 0, limit: int = 200) -> tuple[Event, ...]:
+        """Return what happened to a loop and its versions, oldest first.
+
+        Args:
+            loop: The loop's name.
+            after: Only events behind this place in the journal.
+            limit: At most so many.
+        """
+        self.ledger.row(loop)
+        return tuple(self._journal.events(after=after, limit=limit, subject=loop))
+
+    # ---------------------------------------------------------------- asking
+
+    @operation(writes=True, role="operator")
+    def pause(self, loop: str, reason: str = "", by: str = "") -> LoopStatus:
+        """Stop a loop at once: nothing new starts, and a release in flight goes back to the champion.
+
+        Args:
+            loop: The loop's name.
+            reason: Why.
+            by: Who asks.
+        """
+        return self._ask(loop, PauseRequested(at=self._clock.now(), by=by, reason=reason or "paused by hand"))
+
+    @operation(writes=True, role="operator")
+    def resume(self, loop: str, by: str = "") -> LoopStatus:
+        """Let a paused loop go on.
+
+        Args:
+            loop: The loop's name.
+            by: Who asks.
+        """
+        return self._ask(loop, ResumeRequested(at=self._clock.now(), by=by))
+
+    @operation(writes=True, role="operator")
+    def retrain(self, loop: str, by: str = "") -> LoopStatus:
+        """Train a challenger now, within the day's budget; it has to prove itself like any other.
+
+        Args:
+            loop: The loop's name.
+            by: Who asks.
+        """
+        return self._ask(loop, RetrainRequested(at=self._clock.now(), by=by))
+
+    @operation(writes=True, role="operator")
+    def rollback(self, loop: str, reason: str = "", by: str = "") -> LoopStatus:
+        """Take the release in flight back or, when there is none, the champion back to the one before.
+
+        Args:
+            loop: The loop's name.
+            reason: Why.
+            by: Who asks.
+        """
+        row = self.ledger.row(loop)
+        if row.state.release is None and row.state.previous is None:
+            raise Conflict(
+                f"{loop!r} has no release in flight and no previous champion that is still loaded",
+                where="rollback",
+                fix="see `kilter models versions` for what was there",
+            )
+        return self._ask(loop, RollbackRequested(at=self._clock.now(), by=by, reason=reason or "taken back by hand"))
+
+    @operation(writes=True, role="owner")
+    def promote(self, loop: str, version: int | str, by: str = "") -> LoopStatus:
+        """End the bake of the gated release in flight and give it all traffic now.
+
+        Args:
+            loop: The loop's name.
+            version: The version in flight.
+            by: Who asks.
+        """
+        number = self._models.get(loop, version).version
+        row = self.ledger.row(loop)
+        release = row.state.release
+        if release is None or release.version != number:
+            flying = "nothing" if release is None else f"v{release.version}" if release.version else "a training"
+            raise Conflict(
+                f"v{number} of {loop!r} is not in flight",
+                where="promote",
+                allowed=f"the release in flight: {flying}",
+                fix="a version that was refused stays refused; ask for a new challenger with `kilter retrain`",
+            )
+        if release.work not in {"shadow", "canary"}:
+            raise Conflict(f"v{number} of {loop!r} is in {release.work}", where="promote", allowed="shadow or canary")
+        return self._ask(loop, PromoteRequested(at=self._clock.now(), version=number, by=by))
+
+    @operation(writes=True, role="owner")
+    def approve(self, loop: str, version: int | str, by: str, comment: str = "") -> LoopStatus:
+        """Approve a version that waits for its owner.
+
+        Args:
+            loop: The loop's name.
+            version: The version that waits.
+            by: Who approves.
+            comment: What to note beside it.
+        """
+        if not by.strip():
+            raise InvalidInput("an approval needs a name", where="by", fix="say who approves")
+        number = self._models.get(loop, version).version
+        row = self.ledger.row(loop)
+        release = row.state.release
+        if release is None or release.version != number or release.work != "approval":
+            raise Conflict(f"v{number} of {loop!r} does not wait for an approval", where="approve")
+        now = self._clock.now()
+        with self._database.transaction() as connection:
+            self._models.approve_in(connection, loop, number, by, comment, now)
+            self.ledger.feed_in(connection, loop, Approved(at=now, version=number, by=by))
+        return self.status(loop)
+
+    def _ask(self, loop: str, event: Events) -> LoopStatus:
+        self.ledger.feed(loop, event)
+        return self.status(loop)
+
+
+class JournalService:
+    """What happened, and whether it is still as it was written.
+
+    Args:
+        journal: The journal.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    @operation
+    def events(
+        self,
+        after: int = 0,
+        limit: int = 100,
+        subject: str | None = None,
+        kind: str | None = None,
+        newest: bool = False,
+    ) -> tuple[Event, ...]:
+        """Return events in order.
+
+        Args:
+            after: Only those behind this place.
+            limit: At most so many.
+            subject: A loop, or a version such as ``flight-delay@v7``.
+            kind: One kind, such as ``AlarmRaised``.
+            newest: The newest ones instead of the oldest, newest first.
+        """
+        return tuple(self._journal.events(after=after, limit=limit, subject=subject, kind=kind, newest=newest))
+
+    @operation
+    def verify(self) -> Verification:
+        """Check the whole chain; name the first event that is not as it was written."""
+        return self._journal.verify()
