@@ -24,7 +24,7 @@ def build(parser: Parser, _command: str) -> None:
 def _run(options: argparse.Namespace) -> None:
     known = templates()
     if options.list:
-        answer(sorted(known), as_json=options.json, show=lambda: [say(name) for name in sorted(known)] and None)
+        answer(sorted(known), as_json=options.json, show=lambda: say("\n".join(sorted(known)) or "none is shipped"))
         return
     name = options.template or next(iter(sorted(known)), "")
     if name not in known:

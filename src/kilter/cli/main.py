@@ -86,21 +86,13 @@ def usage() -> str:
 
 
 def _run(command: str | None, rest: list[str]) -> int:
-    from kilter.core.errors import InvalidInput, KilterError  # noqa: PLC0415 - help comes before this import
+    from kilter.core.errors import KilterError  # noqa: PLC0415 - help comes before this import
 
     try:
-        modules = {name: module for commands in GROUPS.values() for name, (module, _) in commands.items()}
-        if command is None:
-            raise InvalidInput("no command was given", where="kilter", fix="see `kilter --help`")
-        if command not in modules:
-            import difflib  # noqa: PLC0415
-
-            near = difflib.get_close_matches(command, modules, n=1)
-            fix = f"did you mean `kilter {near[0]}`?" if near else "see `kilter --help`"
-            raise InvalidInput(f"there is no command {command!r}", where="kilter", fix=fix)
         from kilter.cli.arguments import parse  # noqa: PLC0415
 
-        options = parse(command, importlib.import_module(f"kilter.cli.{modules[command]}").build, rest)
+        name, module = _module_of(command)
+        options = parse(name, importlib.import_module(f"kilter.cli.{module}").build, rest)
         if options is not None:
             options.run(options)
     except KilterError as error:
@@ -115,6 +107,26 @@ def _run(command: str | None, rest: list[str]) -> int:
         _report(KilterError(f"unexpected: {said}", fix="run it again with --trace and report what you see"), rest)
         return 1
     return 0
+
+
+def _module_of(command: str | None) -> tuple[str, str]:
+    """Return the command with the module that has it.
+
+    Raises:
+        InvalidInput: When there is no such command.
+    """
+    from kilter.core.errors import InvalidInput  # noqa: PLC0415
+
+    modules = {name: module for commands in GROUPS.values() for name, (module, _) in commands.items()}
+    if command is None:
+        raise InvalidInput("no command was given", where="kilter", fix="see `kilter --help`")
+    if command not in modules:
+        import difflib  # noqa: PLC0415
+
+        near = difflib.get_close_matches(command, modules, n=1)
+        fix = f"did you mean `kilter {near[0]}`?" if near else "see `kilter --help`"
+        raise InvalidInput(f"there is no command {command!r}", where="kilter", fix=fix)
+    return command, modules[command]
 
 
 def _report(error: KilterError, rest: list[str]) -> None:

@@ -24,7 +24,7 @@ def _run(options: argparse.Namespace) -> None:
     from kilter.operations.table import collect  # noqa: PLC0415
 
     try:
-        from kilter.operations import mcp  # noqa: PLC0415
+        from kilter.operations.mcp import readable, serve_stdio  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise Unavailable(
             "the package mcp is not installed", where="kilter mcp", fix="pip install 'kilter[mcp]'"
@@ -32,7 +32,7 @@ def _run(options: argparse.Namespace) -> None:
     with connected(options) as kilter:
         registry = collect({noun: getattr(kilter, noun) for noun in SERVICES})
         if options.list:
-            names = [found.name for found in mcp.readable(registry)]
+            names = [found.name for found in readable(registry)]
             answer(names, as_json=options.json, show=lambda: say("\n".join(names)))
             return
-        mcp.serve_stdio(registry)
+        serve_stdio(registry)

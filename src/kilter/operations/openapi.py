@@ -83,6 +83,7 @@ def _path(found: Operation, request: dict[str, Any], result: dict[str, Any]) -> 
                 "description": "a write that is sent again with the same key is done once and answered alike",
             }
         ]
+    if not found.plain:
         return {"post": post}
     return {"get": {**common, "operationId": f"{found.name}.get", "parameters": _query(found)}, "post": post}
 

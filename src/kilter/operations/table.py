@@ -89,6 +89,11 @@ class Operation:
         """The path of its route: ``/api/v1/runs/list``."""
         return f"/api/v1/{self.noun}/{self.verb}"
 
+    @property
+    def plain(self) -> bool:
+        """Whether it only reads, for anyone: such an operation may be a ``GET`` and a tool of an agent."""
+        return not self.writes and self.role == "viewer"
+
     def call(self, arguments: Mapping[str, object], *, text: bool = False) -> Any:
         """Check the arguments and call the function.
 

@@ -23,7 +23,7 @@ _ANY_ROLE = "viewer"
 
 
 def routes(registry: Registry, pool: Pool, idempotency: Idempotency) -> list[HTTPRouteHandler]:
-    """Return a route for every operation: ``POST`` with JSON arguments, and ``GET`` with a query for reads.
+    """Return a route for every operation: ``POST`` with JSON arguments, and ``GET`` with a query for plain reads.
 
     Args:
         registry: The operations.
@@ -52,7 +52,7 @@ def _route(operation: Operation, pool: Pool, idempotency: Idempotency) -> HTTPRo
         body = await pool.run(work if key is None else _once(idempotency, key, operation, arguments, work))
         return Response(body, media_type="application/json", status_code=200)
 
-    methods: list[Literal["GET", "POST"]] = ["POST"] if operation.writes else ["GET", "POST"]
+    methods: list[Literal["GET", "POST"]] = ["GET", "POST"] if operation.plain else ["POST"]
     return HTTPRouteHandler(operation.path, http_method=methods, name=operation.name, status_code=200)(handle)
 
 

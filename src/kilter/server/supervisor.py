@@ -40,12 +40,12 @@ class Part:
     Args:
         name: ``server``, ``serve`` or ``controller``; also the name of its file in ``DIR/run``.
         arguments: Its command line after ``kilter``.
-        answers: It is ready when ``/readyz`` answers; otherwise when it has said that it runs.
+        probe: The path that answers 200 once it is ready; empty when having said that it runs is enough.
     """
 
     name: str
     arguments: tuple[str, ...]
-    answers: bool = True
+    probe: str = "/readyz"
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Supervisor:
         said = self._run.read(child.part.name)
         if said is None or child.process is None or said.pid != child.process.pid:
             return False
-        return _answers(said) if child.part.answers else True
+        return not child.part.probe or _answers(said, child.part.probe)
 
     def _check_start(self, deadline: float) -> None:
         late = time.monotonic() > deadline
@@ -208,7 +208,7 @@ class Supervisor:
         return self._run.path / f"{child.part.name}.log"
 
 
-def _answers(running: Running) -> bool:
+def _answers(running: Running, path: str) -> bool:
     if not running.url:
         return True
     parts = urlsplit(running.url)
@@ -216,7 +216,7 @@ def _answers(running: Running) -> bool:
         return True  # with TLS, having said that it listens is enough
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=2.0)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", path)
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

@@ -1,0 +1,266 @@
+"""``kilter up``, and the parts that it runs: server, serve, controller; ``kilter link`` opens the page of a running one."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kilter.cli.arguments import Parser
+from kilter.cli.output import answer, plain, say
+from kilter.cli.target import environment, store_name, store_of
+from kilter.core.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from kilter.operations.running import RunFolder
+    from kilter.server.supervisor import Happening, Part
+
+SERVER_PORT = 7470
+SERVE_PORT = 7471
+LOOPBACK = "127.0.0.1"
+
+_TEXTS = {
+    "up": "Run server, endpoints and controller on a store as one group of processes, and keep them running.",
+    "server": "Run the server alone: operations over HTTP, the journal as a stream, the pages.",
+    "serve": "Run the front of the endpoints alone: it answers predictions, and runs a process per version.",
+    "controller": "Run the controller alone. A second one on the same store waits until the first is gone.",
+    "link": "Print a link that opens the page of the server that runs on the store; it can be used once.",
+}
+
+
+def build(parser: Parser, command: str) -> None:
+    """Add the arguments of one of the commands."""
+    parser.description = _TEXTS[command]
+    parser.set_defaults(run=_RUNS[command])
+    if command == "link":
+        return
+    parser.add_argument("--clock", default="system", help="system, or file:PATH of a simulated one")
+    if command == "controller":
+        return
+    parser.add_argument("--host", help="the address to listen on (default: 127.0.0.1)")
+    ports = {"up": (SERVER_PORT, "server's port"), "server": (SERVER_PORT, "port"), "serve": (SERVE_PORT, "port")}
+    port, text = ports[command]
+    parser.add_argument("--port", type=int, help=f"the {text}, 0 for a free one (default: {port})")
+    if command == "up":
+        parser.add_argument("--serve-port", type=int, help=f"the endpoints' port (default: {SERVE_PORT})")
+    if command in {"up", "server"}:
+        parser.add_argument("--tls-cert", type=Path, help="certificate chain in PEM")
+        parser.add_argument("--tls-key", type=Path, help="its key in PEM")
+        parser.add_argument("--insecure", action="store_true", help="TLS ends at a proxy before this machine")
+
+
+def _up(options: argparse.Namespace) -> None:
+    from kilter.core.clock import SystemClock  # noqa: PLC0415
+    from kilter.operations.running import Running  # noqa: PLC0415
+    from kilter.server.access import Sessions, link_of, make_access  # noqa: PLC0415
+    from kilter.server.ports import free_port  # noqa: PLC0415
+    from kilter.server.preflight import check_folder, only_one  # noqa: PLC0415
+    from kilter.server.supervisor import Supervisor  # noqa: PLC0415
+
+    store, run = _local(options), _run_folder(options)
+    check_folder(run.path.parent)
+    run.make()
+    host, wanted, serve_wanted = _addresses(options)
+    with only_one(run.path / "up.lock", store):
+        port, serve_port = free_port(host, wanted), free_port(host, serve_wanted, "--serve-port")
+        if port == serve_port:
+            raise InvalidInput("server and endpoints can't share a port", where="--serve-port", allowed="another port")
+        access = make_access(run, host, port, tls=options.tls_cert is not None, insecure=options.insecure)
+        tell = _Teller(as_json=options.json)
+        supervisor = Supervisor(_parts(options, store, host, port, serve_port), run, tell.happened)
+        clock = SystemClock()
+        running = Running("up", os.getpid(), clock.now(), host, port, access.url)
+
+        def ready() -> None:
+            run.write(running)
+            key = Sessions(access.tokens["owner"], clock).link()
+            tell.ready(link_of(access.url, key), access.url, f"http://{_name(host)}:{serve_port}")
+
+        try:
+            supervisor.run(ready)
+        finally:
+            run.remove("up", os.getpid())
+
+
+def _parts(options: argparse.Namespace, store: str, host: str, port: int, serve_port: int) -> tuple[Part, ...]:
+    from kilter.server.supervisor import Part  # noqa: PLC0415
+
+    where = ["--store", store, "--clock", options.clock]
+    home = options.home or environment(options.env).home
+    where += ["--home", home] if home else []
+    tls = ["--tls-cert", str(options.tls_cert)] if options.tls_cert else []
+    tls += ["--tls-key", str(options.tls_key)] if options.tls_key else []
+    tls += ["--insecure"] if options.insecure else []
+    return (
+        Part("server", ("server", *where, "--host", host, "--port", str(port), *tls)),
+        # A front is ready for traffic only once a model is there; to be up, it only has to live.
+        Part("serve", ("serve", *where, "--host", host, "--port", str(serve_port)), probe="/livez"),
+        Part("controller", ("controller", *where), probe=""),
+    )
+
+
+class _Teller:
+    """Tells people in a few lines, and programs in one JSON line for each happening."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._up = False
+
+    def happened(self, happening: Happening) -> None:
+        if self._as_json:
+            self._line(
+                {"event": happening.what, "part": happening.part, "pid": happening.pid, "detail": happening.detail}
+            )
+        elif happening.what == "died":
+            say(f"{happening.part} {happening.detail}")
+        elif happening.what == "ready" and self._up:
+            say(f"{happening.part} is back")
+        elif happening.what == "stopping" and self._up:
+            say("stopping")
+
+    def ready(self, link: str, page: str, endpoints: str) -> None:
+        self._up = True
+        if self._as_json:
+            self._line({"event": "up", "link": link, "page": page, "endpoints": endpoints})
+        else:
+            say(f"kilter is up: {link}")
+            say(f"  predictions: POST {endpoints}/predict/LOOP    stop: Ctrl-C")
+
+    def _line(self, what: dict[str, object]) -> None:
+        sys.stdout.write(msgspec.json.encode(what).decode() + "\n")
+        sys.stdout.flush()
+
+
+def _server(options: argparse.Namespace) -> None:
+    _prepare()
+    from kilter.server.process import ServerConfig, run  # noqa: PLC0415
+
+    host, port, _ = _addresses(options)
+    run(
+        ServerConfig(
+            store=_local(options),
+            home=options.home or environment(options.env).home,
+            host=host,
+            port=port,
+            clock=options.clock,
+            tls_cert=options.tls_cert,
+            tls_key=options.tls_key,
+            insecure=options.insecure,
+        )
+    )
+
+
+def _serve(options: argparse.Namespace) -> None:
+    _prepare()
+    from kilter.core.clock import SystemClock  # noqa: PLC0415
+    from kilter.engines.online.store import OnlineStore  # noqa: PLC0415
+    from kilter.engines.sql.database import Database  # noqa: PLC0415
+    from kilter.operations.running import Running  # noqa: PLC0415
+    from kilter.server.ports import free_port  # noqa: PLC0415
+    from kilter.serving.front import FrontConfig, run  # noqa: PLC0415
+
+    _local(options)
+    store = store_of(options)
+    kept = environment(options.env)
+    host = options.host or kept.host or LOOPBACK
+    port = free_port(host, SERVE_PORT if options.port is None else options.port)
+    # The front only reads: whoever starts first makes what there is to read.
+    store.folder.mkdir(parents=True, exist_ok=True)
+    database = Database.open(store.database)
+    database.migrate()
+    database.close()
+    online = store.folder / "online"
+    OnlineStore.open(online).close()
+    folder = store.run
+    folder.write(Running("serve", os.getpid(), SystemClock().now(), host, port, f"http://{_name(host)}:{port}"))
+    try:
+        run(
+            FrontConfig(
+                database=store.database,
+                objects=store.objects,
+                logs=str(store.folder / "log" / "predictions"),
+                online=str(online),
+                host=host,
+                port=port,
+                token=os.environ.get("KILTER_TOKEN"),
+                clock=options.clock,
+            )
+        )
+    finally:
+        folder.remove("serve", os.getpid())
+
+
+def _controller(options: argparse.Namespace) -> None:
+    _prepare()
+    from kilter.loop.controller import ControllerConfig, run  # noqa: PLC0415
+
+    _local(options)
+    store = store_of(options)
+    store.folder.mkdir(parents=True, exist_ok=True)
+    run(ControllerConfig(store=store, clock=options.clock))
+
+
+def _link(options: argparse.Namespace) -> None:
+    from kilter.core.clock import SystemClock  # noqa: PLC0415
+    from kilter.server.access import Sessions, link_of  # noqa: PLC0415
+
+    run = _run_folder(options)
+    running, token = run.living("server"), run.token()
+    if running is None or token is None:
+        raise NotFound("no server runs on this store", where=_local(options), fix="start one with `kilter up`")
+    link = link_of(running.url, Sessions(token, SystemClock()).link())
+    answer({"link": link, "page": running.url}, as_json=options.json, show=lambda: say(plain(link)))
+
+
+_RUNS = {"up": _up, "server": _server, "serve": _serve, "controller": _controller, "link": _link}
+
+
+def _prepare() -> None:
+    """Make this process a good part: it logs to standard error, and ends with its supervisor if it has one."""
+    from kilter.server.lifeline import hold_on  # noqa: PLC0415
+
+    hold_on()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+
+
+def _addresses(options: argparse.Namespace) -> tuple[str, int, int]:
+    """Return host, the server's port and the endpoints' port: the options', the environment's, or the usual ones."""
+    kept = environment(options.env)
+    host = options.host or kept.host or LOOPBACK
+    port = next(found for found in (options.port, kept.port, SERVER_PORT) if found is not None)
+    given = getattr(options, "serve_port", None)
+    serve_port = next(found for found in (given, kept.serve_port, SERVE_PORT) if found is not None)
+    return host, port, serve_port
+
+
+def _local(options: argparse.Namespace) -> str:
+    """Return the store's name.
+
+    Raises:
+        InvalidInput: When it is a server's address: processes run on stores.
+    """
+    name = store_name(options)
+    if name.startswith(("http://", "https://")):
+        raise InvalidInput(
+            "a process runs on a store, not on a server", where="--store", allowed="a folder or a database"
+        )
+    return name
+
+
+def _run_folder(options: argparse.Namespace) -> RunFolder:
+    """Return the folder ``run`` of the store, without importing the rooms when the store is a folder."""
+    from kilter.operations.running import RunFolder  # noqa: PLC0415
+
+    name = _local(options)
+    return store_of(options).run if "://" in name else RunFolder(Path(name).expanduser().resolve() / "run")
+
+
+def _name(host: str) -> str:
+    """Return the address as it stands in a URL that works on this machine."""
+    name = LOOPBACK if host in {"0.0.0.0", ""} else "::1" if host == "::" else host.strip("[]")  # noqa: S104
+    return f"[{name}]" if ":" in name else name
