@@ -121,13 +121,12 @@ class FeatureService:
     def freshness(self) -> list[Freshness]:
         """Tell how far the online side of each view has come."""
         found: list[Freshness] = []
-        for views in self._registered().values():
-            for view in views:
-                state = self._online.state(view)
-                waiting = sum(
-                    1 for batch in self._data.batches(view.table.name, state.position) if _concerns(view, batch)
-                )
-                found.append(Freshness(view_digest(view), state.position, moment_of(state.at), waiting))
+        for one in self.views():
+            view = view_of(one.spec)
+            state = self._online.state(view)
+            batches = self._data.batches(view.table.name, state.position)
+            waiting = sum(1 for batch in batches if _concerns(view, batch))
+            found.append(Freshness(one.digest, state.position, moment_of(state.at), waiting))
         return found
 
     def offline(self, views: Sequence[FeatureView], events: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:

@@ -155,7 +155,12 @@ def test_the_same_rows_have_the_same_digest_whatever_way_they_came(service, loca
     local.ingest(
         "flights2",
         pl.DataFrame(
-            {"id": ["b", "a"], "n": [2, 1], "done": [datetime(2013, 3, 1, 12), None], "due": [datetime(2013, 3, 1, 12)] * 2}
+            {
+                "id": ["b", "a"],
+                "n": [2, 1],
+                "done": [datetime(2013, 3, 1, 12), None],
+                "due": [datetime(2013, 3, 1, 12)] * 2,
+            }
         ),
     )
     assert service.version("flights").digest == local.version("flights2").digest
