@@ -93,6 +93,25 @@ class Log:
             raise
         return log
 
+    def claim(self) -> None:
+        """Become the writer of a log that was opened for reading; nothing happens when this one is the writer already.
+
+        Raises:
+            Conflict: When another writer has the log open.
+            Damaged: When a record before the last one is broken; nothing is changed then.
+            Unavailable: When the folder can't be written.
+        """
+        with self._guard:
+            if self._tail >= 0:
+                return
+            self._lock = _take_lock(self._folder)
+            try:
+                self._recover()
+            except BaseException:
+                os.close(self._lock)
+                self._lock = None
+                raise
+
     def append(self, payload: bytes) -> int:
         """Write a record and return its position; when this returns, the record survives ``kill -9``.
 

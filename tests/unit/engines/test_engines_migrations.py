@@ -1,0 +1,150 @@
+"""The schema: made by the migrations, equal to the tables of the code, undone and made again."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.script import ScriptDirectory
+
+import kilter
+from kilter.engines.sql.database import Database, metadata
+from kilter.engines.sql.migrations.draft import draft
+from kilter.engines.sql.migrations.upgrade import configuration, downgrade
+from kilter.engines.sql.migrations.versions import HEAD, REVISIONS
+
+FIX = """
+The tables of the code and the migrations differ. These operations are missing: put them into a new step in
+src/kilter/engines/sql/migrations/versions (or, before the first release, into v0001_initial.py), and name the step in
+REVISIONS there:
+
+"""
+
+
+@pytest.fixture(autouse=True)
+def _all_rooms(monkeypatch):
+    monkeypatch.delenv("KILTER_DEV_SCHEMA", raising=False)
+    importlib.import_module("kilter.engines.sql.tables")
+    for path in Path(kilter.__file__).parent.glob("*/tables.py"):
+        if path.parent.name != "testing":
+            importlib.import_module(f"kilter.{path.parent.name}.tables")
+
+
+@pytest.fixture
+def store(database_url):
+    database = Database.open(database_url)
+    yield database
+    database.close()
+
+
+def shape(connection):
+    """Everything that a database knows of its tables."""
+    inspector = sa.inspect(connection)
+    found = {}
+    for table in sorted(set(inspector.get_table_names()) - {"alembic_version"}):
+        found[table] = {
+            "columns": [
+                (c["name"], str(c["type"]), c["nullable"], str(c["default"])) for c in inspector.get_columns(table)
+            ],
+            "key": inspector.get_pk_constraint(table),
+            "foreign": sorted(inspector.get_foreign_keys(table), key=str),
+            "unique": sorted(inspector.get_unique_constraints(table), key=str),
+            "checks": sorted(inspector.get_check_constraints(table), key=str),
+            "indexes": sorted(inspector.get_indexes(table), key=str),
+        }
+    return found
+
+
+def test_the_migrations_make_the_tables_of_the_code(store):
+    store.migrate()
+    with store.reading() as connection:
+        missing = draft(connection, metadata)
+        assert not missing, FIX + missing
+        migrated = shape(connection)
+    with store.transaction() as connection:
+        metadata.drop_all(connection)
+        metadata.create_all(connection)
+        created = shape(connection)
+    assert sorted(migrated) == sorted(created)
+    for table, expected in created.items():
+        assert migrated[table] == expected, f"{FIX}table {table}"
+
+
+def test_up_and_down_and_up(store):
+    store.migrate()
+    with store.reading() as connection:
+        first = shape(connection)
+    assert len(first) > 10
+    downgrade(store)
+    with store.reading() as connection:
+        assert shape(connection) == {}
+    store.migrate()
+    with store.reading() as connection:
+        assert shape(connection) == first
+
+
+def test_every_step_is_named_in_order():
+    engine = sa.create_engine("sqlite://")
+    with engine.connect() as connection:
+        script = ScriptDirectory.from_config(configuration(connection))
+        steps = [step.revision for step in script.walk_revisions()]
+    engine.dispose()
+    assert tuple(reversed(steps)) == REVISIONS
+    assert script.get_current_head() == HEAD
+
+
+def test_migrating_again_changes_nothing_and_needs_no_alembic(store, database_url):
+    store.migrate()
+    store.migrate()
+    code = (
+        "import sys; from kilter.engines.sql.database import Database;"
+        "d = Database.open(sys.argv[1]); d.migrate(); d.close(); assert 'alembic' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, database_url], check=True, timeout=60)
+
+
+MIGRATOR = """
+import sys
+from kilter.engines.sql.database import Database
+database = Database.open(sys.argv[1])
+print("ready", flush=True)
+database.migrate()
+database.close()
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_start_together_migrate_once(store, database_url):
+    migrators = [subprocess.Popen([sys.executable, "-c", MIGRATOR, database_url]) for _ in range(3)]
+    assert [migrator.wait(120) for migrator in migrators] == [0] * 3
+    with store.reading() as connection:
+        assert draft(connection, metadata) == ""
+
+
+@pytest.mark.crash
+def test_kill_9_during_a_migration_leaves_all_or_nothing(store, database_url):
+    """The step is one transaction, on SQLite as well."""
+    seen = set()
+    for delay in (0.0, 0.3, 0.6, 0.8, 1.0, 1.3):
+        migrator = subprocess.Popen([sys.executable, "-c", MIGRATOR, database_url], stdout=subprocess.PIPE)
+        migrator.stdout.readline()
+        time.sleep(delay)
+        os.kill(migrator.pid, signal.SIGKILL)
+        migrator.wait()
+        migrator.stdout.close()
+        with store.reading() as connection:
+            tables = set(sa.inspect(connection).get_table_names())
+        assert not tables or set(metadata.tables) <= tables
+        seen.add(bool(tables))
+        if tables:
+            downgrade(store)
+            with store.transaction() as connection:
+                connection.execute(sa.text("DROP TABLE alembic_version"))
+    store.migrate()
+    with store.reading() as connection:
+        assert draft(connection, metadata) == ""
