@@ -116,6 +116,11 @@ def airline() -> Airline:
     )
 
 
+def flights() -> pl.DataFrame:
+    """Return all flights with everything that ever became known of them."""
+    return airline().flights
+
+
 def rows(frame: pl.DataFrame) -> list[dict[str, str | int | float | None]]:
     """Return a frame as rows for a JSON request, times as RFC 3339 in UTC."""
     times = [name for name, kind in frame.schema.items() if isinstance(kind, pl.Datetime)]

@@ -145,6 +145,7 @@ class DataService:
     def take(self, table: str, rows: Sequence[Mapping[str, Given]], *, request_id: str | None = None) -> Appended:
         """Take in rows as :meth:`append` does; times may be aware datetimes too."""
         with self._lock:
+            self._log.claim()
             self._catch_up()
             entry = self._entry(table)
             if request_id is not None:
@@ -172,6 +173,7 @@ class DataService:
             InvalidInput: When a column has another kind than the table's, a key or time is null, or a key is there twice.
         """
         with self._lock:
+            self._log.claim()
             self.flush(table)
             entry = self._entry(table)
             parts, added = read_frame(table, frame, entry.key, entry.time, entry.kinds)
@@ -404,9 +406,8 @@ class DataService:
         self._waiting[table] = sum(map(len, self._tails[table]))
 
     def _known(self, table: str, known_by: datetime | None) -> Merged:
-        live = self._current(table)
-        if known_by is None or micros(known_by) >= live.at:
-            return live
+        if known_by is None or micros(known_by) >= self._latest:
+            return self._current(table)
         return self._as_of(table, micros(known_by))
 
     def _current(self, table: str) -> Merged:
@@ -442,6 +443,8 @@ class DataService:
                 break
             if batch.position > max(past.position, entry.flushed) and not batch.bulk:
                 past.apply(batch, self._kinds(batch))
+        if table not in self._live:
+            self._drop(table, entry.flushed)  # from now on they come from the files
         return past
 
     def _from_files(self, merged: Merged, entry: Entry, known_by: int | None, until: int | None = None) -> None:

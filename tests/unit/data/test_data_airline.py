@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import zipfile
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -96,7 +97,7 @@ def test_history_knows_nothing_that_happened_later(airline):
 def test_the_replay_gives_each_flight_once_and_only_what_is_known(airline, reader):
     start = datetime(2013, 3, 9, 5, tzinfo=UTC)
     hours = [start + timedelta(hours=number) for number in range(49)]
-    parts = [airline.scheduled(a, b) for a, b in zip(hours, hours[1:], strict=False)]
+    parts = [airline.scheduled(a, b) for a, b in pairwise(hours)]
     assert pl.concat(parts)["flight_id"].n_unique() == sum(part.height for part in parts)
     assert set(parts[0].columns) == set(reader.SCHEDULED)
     assert airline.departed(start, hours[-1]).columns == list(reader.DEPARTED)

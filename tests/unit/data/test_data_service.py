@@ -111,7 +111,7 @@ def test_a_repeated_request_changes_nothing_even_after_a_newer_part_a_flush_and_
         service.append("flights", [{"id": "a", "n": 1}], request_id="")
 
 
-class Dies(Exception):
+class DiesError(Exception):
     pass
 
 
@@ -119,8 +119,8 @@ def test_a_crash_between_files_and_cursor_neither_loses_nor_doubles(service, dat
     service.append("flights", [{"id": "a", "due": T0, "n": 1}], request_id="one")
     service.append("flights", [{"id": "b", "due": T0, "n": 2}])
     with monkeypatch.context() as patch:
-        patch.setattr(service._catalog, "flushed", lambda *_, **__: (_ for _ in ()).throw(Dies))
-        with pytest.raises(Dies):
+        patch.setattr(service._catalog, "flushed", lambda *_, **__: (_ for _ in ()).throw(DiesError))
+        with pytest.raises(DiesError):
             service.flush("flights")
     restarted = DataService(database, tables, log, clock)
     assert restarted.frame("flights").height == 2
@@ -158,8 +158,8 @@ def test_the_same_rows_have_the_same_digest_whatever_way_they_came(service, loca
             {
                 "id": ["b", "a"],
                 "n": [2, 1],
-                "done": [datetime(2013, 3, 1, 12), None],
-                "due": [datetime(2013, 3, 1, 12)] * 2,
+                "done": [datetime(2013, 3, 1, 12, tzinfo=UTC), None],
+                "due": [datetime(2013, 3, 1, 12, tzinfo=UTC)] * 2,
             }
         ),
     )
