@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -13,6 +12,7 @@ from typing import Any, get_args
 import msgspec
 
 from kilter.core.errors import DeclarationError, InvalidInput, NotFound
+from kilter.core.words import did_you_mean
 from kilter.loop.declare import ApprovalRule
 from kilter.loop.declare import Environment as EnvironmentName
 from kilter.loop.spec import BUDGET_ALLOWED, parse_budget
@@ -165,7 +165,7 @@ def _table(parsed: dict[str, Any], file: Path, name: str) -> dict[str, Any]:
                 f"{other!r} is no environment",
                 where=f"{file} [env.{other}]",
                 allowed=" or ".join(allowed),
-                fix=_near(other, allowed),
+                fix=did_you_mean(other, allowed),
             )
     found = environments.get(name, {})
     if not isinstance(found, dict):
@@ -183,7 +183,9 @@ def _check_key(key: str, file: Path, name: str) -> None:
         )
     allowed = [field for field in Overlay.__struct_fields__ if field not in {"name", "folder"}]
     if key not in allowed:
-        raise DeclarationError("there is no such key", where=where, allowed=", ".join(allowed), fix=_near(key, allowed))
+        raise DeclarationError(
+            "there is no such key", where=where, allowed=", ".join(allowed), fix=did_you_mean(key, allowed)
+        )
 
 
 def _check_secrets(secrets: object, file: Path, name: str) -> None:
@@ -218,8 +220,3 @@ def _check_value(key: str, value: object, file: Path, name: str) -> None:
         raise DeclarationError(f"{value!r} is no port", where=where, allowed="0 to 65535")
     if key in {"workers", "replicas"} and not (isinstance(value, int) and 1 <= value <= 1024):
         raise DeclarationError(f"{value!r} is no number of processes", where=where, allowed="1 to 1024")
-
-
-def _near(given: str, known: list[str] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(given, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else ""

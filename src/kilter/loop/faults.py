@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
@@ -12,6 +11,7 @@ import polars as pl
 from kilter.core.durations import ALLOWED as DURATION_ALLOWED
 from kilter.core.durations import parse_duration
 from kilter.core.errors import DeclarationError, InvalidInput
+from kilter.core.words import did_you_mean
 from kilter.data.declare import Table
 from kilter.loop.spec import Declared
 
@@ -72,14 +72,16 @@ class Faults:
                 field,
                 f"table {table.name!r} has no column {column!r}",
                 allowed=", ".join(schema),
-                fix=near(column, schema),
+                fix=did_you_mean(column, schema),
             )
 
     def literal(self, field: str, given: object, choices: Iterable[str]) -> None:
         """Note a word that is none of the choices."""
         allowed = tuple(choices)
         if given not in allowed:
-            self.wrong(field, f"{given!r} was given", allowed=" or ".join(map(repr, allowed)), fix=near(given, allowed))
+            self.wrong(
+                field, f"{given!r} was given", allowed=" or ".join(map(repr, allowed)), fix=did_you_mean(given, allowed)
+            )
 
     def kind(self, field: str, given: object, kinds: tuple[Any, ...], allowed: str) -> None:
         """Note a value of a wrong class."""
@@ -94,12 +96,6 @@ class Faults:
             return
         for i, item in enumerate(given):
             self.kind(f"{field}[{i}]", item, kinds, allowed)
-
-
-def near(given: object, known: Iterable[str]) -> str:
-    """Return a question that names the known word closest to a given one, or nothing."""
-    close = difflib.get_close_matches(str(given), list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else ""
 
 
 def shown(value: object) -> str:

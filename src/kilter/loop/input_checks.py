@@ -44,7 +44,7 @@ def _names(faults: Faults, inputs: Sequence[Columns | FeatureView]) -> None:
     for i, item in enumerate(inputs):
         field = f"inputs[{i}]"
         if not item.names:
-            faults.wrong(field, "it names no column or feature")
+            faults.wrong(field, "it names no column or feature", fix="leave it out")
         for name in item.names:
             if name in seen:
                 faults.wrong(field, f"{name!r} is an input already, in {seen[name]}", fix="rename one of them")
@@ -152,9 +152,13 @@ def _label_type(faults: Faults, table: Table, expression: pl.Expr) -> None:
 
 def _kinds(faults: Faults, expression: pl.Expr, schema: Mapping[str, pl.DataType]) -> list[pl.DataType] | None:
     try:
-        return pl.DataFrame(schema=dict(schema)).lazy().select(expression).collect_schema().dtypes()
+        return pl.DataFrame(schema=dict(schema)).select(expression).dtypes
     except pl.exceptions.PolarsError as error:
-        faults.wrong("label.expression", f"it doesn't fit the table: {str(error).splitlines()[0]}")
+        faults.wrong(
+            "label.expression",
+            f"it doesn't fit the table: {str(error).splitlines()[0]}",
+            allowed="an expression that fits the types of the table's columns",
+        )
         return None
 
 
@@ -162,8 +166,7 @@ def _guessed(expression: pl.Expr, roots: list[str]) -> list[pl.DataType] | None:
     """Return what an expression gives on columns of a type that fits it, when no rows tell their types."""
     for kind in (pl.Float64(), pl.Boolean(), pl.String(), pl.Datetime("us", "UTC")):
         try:
-            frame = pl.LazyFrame(schema=dict.fromkeys(roots, kind))
-            return frame.select(expression).collect_schema().dtypes()
+            return pl.DataFrame(schema=dict.fromkeys(roots, kind)).select(expression).dtypes
         except pl.exceptions.PolarsError:
             continue
     return None

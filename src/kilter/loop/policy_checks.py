@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import get_args
 
 from kilter.core.errors import InvalidInput
+from kilter.core.words import did_you_mean
 from kilter.data.declare import Columns
 from kilter.evaluation.declare import AtLeast, BeatsChampion, BeatsNaive, Block, Fair, FasterThan, Metric
-from kilter.loop.faults import Faults, near, shown
+from kilter.loop.faults import Faults, shown
 from kilter.loop.spec import BUDGET_ALLOWED, parse_budget
 from kilter.monitoring.declare import Calibration, Decay, Drift, Monitor
 from kilter.release.declare import Canary, Shadow
@@ -81,7 +82,7 @@ def _fair(faults: Faults, field: str, gate: Fair) -> None:
     known = list(dict.fromkeys([*direct, *(schema or ())]))
     if not gate.by or (schema is not None and gate.by not in known):
         faults.wrong(
-            f"{field}.by", f"there is no column {gate.by!r}", allowed=", ".join(known), fix=near(gate.by, known)
+            f"{field}.by", f"there is no column {gate.by!r}", allowed=", ".join(known), fix=did_you_mean(gate.by, known)
         )
 
 
@@ -134,7 +135,11 @@ def check_monitors(faults: Faults) -> None:
         field = f"monitors[{i}]"
         _monitor(faults, field, monitor)
         if monitor.name in names:
-            faults.wrong(field, f"{monitor.name} is watched already, by monitors[{names[monitor.name]}]")
+            faults.wrong(
+                field,
+                f"{monitor.name} is watched already, by monitors[{names[monitor.name]}]",
+                fix="leave one of them out",
+            )
         names.setdefault(monitor.name, i)
 
 

@@ -160,11 +160,13 @@ def test_policy() -> None:
     assert policy_of(BASE, "dev", approve="owner", budget="1 cpu-min/day").approval == "owner"
     assert policy_of(BASE, "dev", budget="1 cpu-min/day").budget == 60.0
     assert policy_of(BASE, "dev", budget="1 cpu-h/day").budget == 600.0
-    alone = policy_of(spec_of(declared(("release=[Shadow(bake=\"14d\"), Canary(bake=\"2d\")]", "release=[Shadow()]"))))
+    alone = policy_of(spec_of(declared(('release=[Shadow(bake="14d"), Canary(bake="2d")]', "release=[Shadow()]"))))
     assert (alone.canary_steps, alone.keep_warm) == ((), 2 * 86400.0)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("10 cpu-min/day", 600.0), ("90 cpu-s / day", 90.0), ("0.5 cpu-h/day", 1800.0)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10 cpu-min/day", 600.0), ("90 cpu-s / day", 90.0), ("0.5 cpu-h/day", 1800.0)]
+)
 def test_budgets(text: str, seconds: float) -> None:
     assert parse_budget(text) == seconds
 
@@ -191,13 +193,15 @@ def test_the_smallest_loop_has_the_defaults_of_an_expert() -> None:
 
 
 def test_several_loops_in_one_file(tmp_path: Path) -> None:
-    text = TEXT + "\nimport dataclasses\nothers = [dataclasses.replace(loop, name=f'delays-{c}') for c in ('ua', 'aa')]\n"
+    text = (
+        TEXT + "\nimport dataclasses\nothers = [dataclasses.replace(loop, name=f'delays-{c}') for c in ('ua', 'aa')]\n"
+    )
     path = tmp_path / "many.py"
     path.write_text(text)
     assert [found.name for found in load_all(path)] == ["delays", "delays-ua", "delays-aa"]
     assert load(path, "delays-aa").loop.name == "delays-aa"
     assert load(path, "loop").loop.name == "delays"
-    with pytest.raises(DeclarationError, match="declares 3 loops.*delays-ua"):
+    with pytest.raises(DeclarationError, match=r"declares 3 loops.*delays-ua"):
         load(path)
     with pytest.raises(DeclarationError, match="no loop named 'delay'"):
         load(path, "delay")
