@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from kilter.cli.arguments import Parser
 from kilter.cli.output import answer, fields, plain, say, table
-from kilter.cli.target import connected, who
+from kilter.cli.target import connected, environment_name, who
 from kilter.core.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from kilter.loop.declare import Environment
     from kilter.loop.service import LoopStatus, Planned
     from kilter.loop.why import Why
 
@@ -56,13 +55,13 @@ def build(parser: Parser, command: str) -> None:
 def _plan(options: argparse.Namespace) -> None:
     path, name, source = _read(options.file)
     with connected(options) as kilter:
-        found = kilter.loops.plan(source, str(path), name, _environment(options))
+        found = kilter.loops.plan(source, str(path), name, environment_name(options.env))
     answer(found, as_json=options.json, show=lambda: _show_plan(found))
 
 
 def _apply(options: argparse.Namespace) -> None:
     path, name, source = _read(options.file)
-    environment = _environment(options)
+    environment = environment_name(options.env)
     with connected(options) as kilter:
         expect = None
         if not (options.yes or options.json) and sys.stdin.isatty():
@@ -151,15 +150,6 @@ def split_version(text: str) -> tuple[str, int | str]:
         raise InvalidInput(f"{text!r} names no version", where="VERSION", allowed="LOOP@v7, or LOOP@champion")
     number = version.removeprefix("v")
     return loop, int(number) if number.isdecimal() else version
-
-
-def _environment(options: argparse.Namespace) -> Environment:
-    name = options.env or "dev"
-    match name:
-        case "dev" | "staging" | "prod":
-            return cast("Environment", name)
-        case _:
-            raise InvalidInput(f"{name!r} is no environment", where="--env", allowed="dev, staging, prod")
 
 
 def _read(text: str) -> tuple[Path, str | None, str]:

@@ -13,16 +13,12 @@ import msgspec
 
 from kilter.cli.arguments import Parser
 from kilter.cli.output import answer, plain, say
-from kilter.cli.target import environment, store_name, store_of
+from kilter.cli.target import DEFAULT_HOST, DEFAULT_PORT, address, environment, store_name, store_of
 from kilter.core.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from kilter.operations.running import RunFolder
     from kilter.server.supervisor import Happening, Part
-
-SERVER_PORT = 7470
-SERVE_PORT = 7471
-LOOPBACK = "127.0.0.1"
 
 _TEXTS = {
     "up": "Run server, endpoints and controller on a store as one group of processes, and keep them running.",
@@ -43,11 +39,10 @@ def build(parser: Parser, command: str) -> None:
     if command == "controller":
         return
     parser.add_argument("--host", help="the address to listen on (default: 127.0.0.1)")
-    ports = {"up": (SERVER_PORT, "server's port"), "server": (SERVER_PORT, "port"), "serve": (SERVE_PORT, "port")}
-    port, text = ports[command]
-    parser.add_argument("--port", type=int, help=f"the {text}, 0 for a free one (default: {port})")
+    default = DEFAULT_PORT + (command == "serve")
+    parser.add_argument("--port", type=int, help=f"the port, 0 for a free one (default: {default})")
     if command == "up":
-        parser.add_argument("--serve-port", type=int, help=f"the endpoints' port (default: {SERVE_PORT})")
+        parser.add_argument("--serve-port", type=int, help="the endpoints' port (default: the one after --port)")
     if command in {"up", "server"}:
         parser.add_argument("--tls-cert", type=Path, help="certificate chain in PEM")
         parser.add_argument("--tls-key", type=Path, help="its key in PEM")
@@ -65,7 +60,8 @@ def _up(options: argparse.Namespace) -> None:
     store, run = _local(options), _run_folder(options)
     check_folder(run.path.parent)
     run.make()
-    host, wanted, serve_wanted = _addresses(options)
+    host, wanted = address(options)
+    serve_wanted = (wanted and wanted + 1) if options.serve_port is None else options.serve_port
     with only_one(run.path / "up.lock", store):
         port, serve_port = free_port(host, wanted), free_port(host, serve_wanted, "--serve-port")
         if port == serve_port:
@@ -91,8 +87,8 @@ def _parts(options: argparse.Namespace, store: str, host: str, port: int, serve_
     from kilter.server.supervisor import Part  # noqa: PLC0415
 
     where = ["--store", store, "--clock", options.clock]
-    home = options.home or environment(options.env).home
-    where += ["--home", home] if home else []
+    where += ["--home", options.home] if options.home else []
+    where += ["--env", options.env] if options.env else []
     tls = ["--tls-cert", str(options.tls_cert)] if options.tls_cert else []
     tls += ["--tls-key", str(options.tls_key)] if options.tls_key else []
     tls += ["--insecure"] if options.insecure else []
@@ -140,11 +136,11 @@ def _server(options: argparse.Namespace) -> None:
     _prepare()
     from kilter.server.process import ServerConfig, run  # noqa: PLC0415
 
-    host, port, _ = _addresses(options)
+    host, port = address(options)
     run(
         ServerConfig(
             store=_local(options),
-            home=options.home or environment(options.env).home,
+            home=options.home,
             host=host,
             port=port,
             clock=options.clock,
@@ -166,9 +162,9 @@ def _serve(options: argparse.Namespace) -> None:
 
     _local(options)
     store = store_of(options)
-    kept = environment(options.env)
-    host = options.host or kept.host or LOOPBACK
-    port = free_port(host, SERVE_PORT if options.port is None else options.port)
+    host, wanted = address(options)
+    port = free_port(host, (wanted and wanted + 1) if options.port is None else wanted)
+    overlay = environment(options.env)
     # The front only reads: whoever starts first makes what there is to read.
     store.folder.mkdir(parents=True, exist_ok=True)
     database = Database.open(store.database)
@@ -189,6 +185,7 @@ def _serve(options: argparse.Namespace) -> None:
                 port=port,
                 token=os.environ.get("KILTER_TOKEN"),
                 clock=options.clock,
+                replicas=1 if overlay is None else overlay.replicas,
             )
         )
     finally:
@@ -228,16 +225,6 @@ def _prepare() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
 
 
-def _addresses(options: argparse.Namespace) -> tuple[str, int, int]:
-    """Return host, the server's port and the endpoints' port: the options', the environment's, or the usual ones."""
-    kept = environment(options.env)
-    host = options.host or kept.host or LOOPBACK
-    port = next(found for found in (options.port, kept.port, SERVER_PORT) if found is not None)
-    given = getattr(options, "serve_port", None)
-    serve_port = next(found for found in (given, kept.serve_port, SERVE_PORT) if found is not None)
-    return host, port, serve_port
-
-
 def _local(options: argparse.Namespace) -> str:
     """Return the store's name.
 
@@ -262,5 +249,5 @@ def _run_folder(options: argparse.Namespace) -> RunFolder:
 
 def _name(host: str) -> str:
     """Return the address as it stands in a URL that works on this machine."""
-    name = LOOPBACK if host in {"0.0.0.0", ""} else "::1" if host == "::" else host.strip("[]")  # noqa: S104
+    name = DEFAULT_HOST if host in {"0.0.0.0", ""} else "::1" if host == "::" else host.strip("[]")  # noqa: S104
     return f"[{name}]" if ":" in name else name

@@ -7,91 +7,87 @@ import getpass
 import http.client
 import os
 import socket
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-
-import msgspec
+from urllib.parse import urlencode, urlsplit
 
 from kilter.core.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from kilter.loop.declare import Environment as EnvironmentName
+    from kilter.loop.environment import Overlay
     from kilter.loop.workspace import Kilter, Store
 
 FILE = "kilter.toml"
 DEFAULT_STORE = ".kilter"
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8700
 
 
-class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One environment of ``kilter.toml``: operations only, never data, label or gates.
-
-    Args:
-        store: A folder or the URL of a database.
-        home: The local folder of a store that is a database.
-        host: The address of server and endpoints.
-        port: The port of the server.
-        serve_port: The port of the endpoints.
-    """
-
-    store: str = DEFAULT_STORE
-    home: str | None = None
-    host: str | None = None
-    port: int | None = None
-    serve_port: int | None = None
-
-
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    env: dict[str, Environment] = {}
-
-
-def environment(name: str | None, folder: Path | None = None) -> Environment:
-    """Return an environment of the ``kilter.toml`` in this folder or the nearest one above it.
+def environment(name: str | None) -> Overlay | None:
+    """Return an environment of the ``kilter.toml`` in this folder or the nearest one above it, or None without a file.
 
     Args:
-        name: ``dev`` when None; a ``dev`` that isn't written down has the defaults.
-        folder: Where to begin to look.
+        name: ``dev`` when None.
 
     Raises:
-        InvalidInput: When the file says something else than environments, or not this one.
+        InvalidInput: When the file can't be used, or the name is no environment.
     """
-    start = (folder or Path.cwd()).resolve()
-    path = next((parent / FILE for parent in (start, *start.parents) if (parent / FILE).is_file()), None)
-    if path is None:
-        found = _File()
-    else:
-        try:
-            found = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-            allowed = ", ".join(Environment.__struct_fields__)
-            raise InvalidInput(
-                str(error),
-                where=str(path),
-                allowed=f"[env.NAME] with {allowed}; data, label and gates stand in the loop's file",
-            ) from None
-    wanted = name or "dev"
-    if wanted not in found.env:
-        if wanted == "dev" or not found.env:
-            return Environment()
-        raise InvalidInput(f"there is no environment {wanted!r}", where=str(path or FILE), allowed=", ".join(found.env))
-    kept = found.env[wanted]
-    if "://" in kept.store or path is None:
-        return kept
-    return msgspec.structs.replace(kept, store=str((path.parent / kept.store).resolve()))
+    here = Path.cwd()
+    folder = next((parent for parent in (here, *here.parents) if (parent / FILE).is_file()), None)
+    wanted = environment_name(name)
+    if folder is None:
+        return None
+    from kilter.loop.environment import load_environment  # noqa: PLC0415 - only a file makes anyone pay for it
+
+    return load_environment(folder, wanted)
+
+
+def environment_name(name: str | None) -> EnvironmentName:
+    """Return the environment's name, ``dev`` for None.
+
+    Raises:
+        InvalidInput: When there is no such environment.
+    """
+    match name or "dev":
+        case "dev":
+            return "dev"
+        case "staging":
+            return "staging"
+        case "prod":
+            return "prod"
+        case other:
+            raise InvalidInput(f"{other!r} is no environment", where="--env", allowed="dev, staging, prod")
 
 
 def store_name(options: argparse.Namespace) -> str:
-    """Return the store that the options name, or the environment's."""
-    return options.store or os.environ.get("KILTER_STORE") or environment(options.env).store
+    """Return the store that the options name, else ``KILTER_STORE``, else the environment's."""
+    given: str | None = options.store or os.environ.get("KILTER_STORE")
+    if given:
+        return given
+    overlay = environment(options.env)
+    if overlay is None:
+        return DEFAULT_STORE
+    metadata, objects = overlay.url("metadata"), overlay.url("objects")
+    if metadata:
+        return f"{metadata}{'&' if '?' in metadata else '?'}{urlencode({'objects': objects})}"
+    return overlay.store if "://" in overlay.store else str(Path(overlay.folder, overlay.store))
+
+
+def address(options: argparse.Namespace) -> tuple[str, int]:
+    """Return the server's host and port: the options', else the environment's, else the usual ones."""
+    overlay = environment(options.env)
+    host, port = (DEFAULT_HOST, DEFAULT_PORT) if overlay is None else (overlay.host, overlay.port)
+    return options.host or host, port if options.port is None else options.port
 
 
 def store_of(options: argparse.Namespace) -> Store:
     """Return the places of the store that the options name."""
     from kilter.loop.workspace import Store  # noqa: PLC0415 - opens the way to every room
 
-    return Store.parse(store_name(options), options.home or environment(options.env).home)
+    return Store.parse(store_name(options), options.home)
 
 
 @contextmanager

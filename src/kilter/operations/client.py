@@ -6,13 +6,15 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import httpx
 import msgspec
 
 from kilter.core.errors import InvalidInput, KilterError, Unavailable, tree
 from kilter.operations.table import Operation, collect
+
+if TYPE_CHECKING:
+    import httpx
 
 T = TypeVar("T")
 
@@ -47,6 +49,9 @@ class Remote:
         self.url = url.rstrip("/")
         secret = token if token is not None else os.environ.get("KILTER_TOKEN", "")
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        import httpx  # noqa: PLC0415 - a quarter of a second that work on a local store doesn't pay
+
+        self._broken = httpx.TransportError
         # A proxy from the environment must never see the token of a local server, and a redirect must not carry it away.
         self._http = httpx.Client(
             base_url=self.url, headers=headers, timeout=timeout, trust_env=False, follow_redirects=False
@@ -93,7 +98,7 @@ class Remote:
                 answer = self._http.request(
                     "GET" if content is None else "POST", path, content=content, headers=headers
                 )
-            except httpx.TransportError as error:
+            except self._broken as error:
                 problem: KilterError = Unavailable(
                     f"the server did not answer ({type(error).__name__})", where=self.url, fix="is `kilter up` running?"
                 )
