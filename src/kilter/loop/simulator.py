@@ -40,7 +40,7 @@ from kilter.loop.records import (
     TrafficSet,
 )
 from kilter.loop.simulated_world import FINDING, Chaos, World
-from kilter.loop.summary import next_deadline, traffic
+from kilter.loop.summary import next_deadline, summary, traffic
 
 START = datetime(2013, 3, 1, tzinfo=UTC)
 MONITORS = ("decay(log_loss)", "calibration", "drift(psi)")
@@ -49,6 +49,7 @@ _HOUR = 3600.0
 _DAY = 86400.0
 _CALM = Chaos()
 _ROUNDS = 400
+_PATIENCE = timedelta(days=366)
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(LoopState).decode
 
@@ -169,6 +170,7 @@ class Schedule:
             world.send(self.draw_event())
         if self.random.random() < 0.1:
             self.watch.probe(self.decide, self.state)
+            summary(self.state, self.world.now)
 
     def deliver(self, event: Events) -> None:
         """Decide, commit and execute, with a crash somewhere if fate wants it."""
@@ -300,10 +302,12 @@ class Schedule:
         self.trace.entries.append(("the chaos stops", None, ()))
         self.restart()
         world.send(Applied(at=world.now, policy=replace(self.state.policy, every=None, on=(), approval="auto")))
+        latest = world.now + _PATIENCE
         for _ in range(_ROUNDS):
             if not self._calm_step():
                 break
         state = self.state
+        require(world.now <= latest, "when the chaos stops, the loop comes to rest within a year")
         require(not state.pending and not world.running, "when the chaos stops, everything pending is done")
         require(state.release is None, "when the chaos stops, every release comes to its end")
         require(state.champion is not None or state.paused is not None, "a loop at rest has a champion, or has paused")

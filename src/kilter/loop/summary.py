@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
@@ -89,7 +89,7 @@ def traffic(state: LoopState) -> SetTraffic | None:
         return SetTraffic(id="", champion=state.champion, warm=warm)
     if release.work == "shadow":
         return SetTraffic(id="", champion=state.champion, challenger=release.version, mode="shadow", warm=warm)
-    share = release.policy.canary_steps[release.step]
+    share = sum(release.policy.canary_steps[release.step : release.step + 1])  # 0 for a step that isn't declared
     return SetTraffic(id="", champion=state.champion, challenger=release.version, mode="canary", share=share, warm=warm)
 
 
@@ -137,7 +137,7 @@ def _training_deadline(state: LoopState) -> datetime | None:
     if not state.policy.budget:
         return None
     midnight = start.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return midnight + timedelta(days=1)
+    return later(midnight, 86400.0)
 
 
 _WAITING: dict[Work, str] = {
