@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -45,12 +44,6 @@ class Keys:
         self.width = bucket_width(plan)
         self.state = self._view + _STATE
         self._rows = self._view + _ROW
-
-    @staticmethod
-    @lru_cache(maxsize=256)
-    def of(plan: Plan) -> Keys:
-        """Return the keys of a plan."""
-        return Keys(plan)
 
     def row(self, key: Scalar) -> bytes:
         """Return the key of a row's entry."""

@@ -47,6 +47,7 @@ class OnlineFeatures:
         self._store = store
         self._lateness = int(parse_duration(lateness, where="lateness").total_seconds() * _MICROS)
         self._writing = threading.Lock()
+        self._compiled: dict[FeatureView, tuple[Plan, Keys]] = {}
 
     def observe(self, view: FeatureView, batch: Batch) -> int:
         """Take in rows that arrived, in one transaction; a batch seen before changes nothing.
@@ -61,7 +62,7 @@ class OnlineFeatures:
         Raises:
             NotFound: When the view was never filled.
         """
-        plan = plan_of(view)
+        plan, keys = self._compile(view)
         columns = batch.columns
         if view.table.key not in columns or not any(
             name in columns for name in (view.entity, view.time, *plan.columns)
@@ -71,7 +72,7 @@ class OnlineFeatures:
             state = self.state(view)
             if batch.position <= state.position:
                 return 0
-            return self._apply(plan, state, batch)
+            return self._apply(plan, keys, state, batch)
 
     def backfill(self, view: FeatureView, frame: pl.DataFrame, *, position: int, at: datetime) -> int:
         """Fill a view from the table's merged rows as of a position of the row log; returns the number of events kept.
@@ -82,14 +83,14 @@ class OnlineFeatures:
             position: The position up to which ``frame`` holds every row; later batches are then observed.
             at: The present moment.
         """
-        plan = plan_of(view)
+        plan, keys = self._compile(view)
         now = micros(at)
         horizon = now - plan.longest - plan.lag - self._lateness
         with self._writing:
             if frame.is_empty() and not frame.columns:
-                self._store.put([(Keys.of(plan).state, State(position, now).pack())])
+                self._store.put([(keys.state, State(position, now).pack())])
                 return 0
-            return self._fill(plan, frame, position, now, horizon)
+            return self._fill(plan, keys, frame, State(position, now), horizon)
 
     def state(self, view: FeatureView) -> State:
         """Return how far a view has read its table.
@@ -97,7 +98,7 @@ class OnlineFeatures:
         Raises:
             NotFound: When the view was never filled.
         """
-        packed = self._store.get([Keys.of(plan_of(view)).state])[0]
+        packed = self._store.get([self._compile(view)[1].state])[0]
         if packed is None:
             raise NotFound(
                 f"features of {view.table.name!r} by {view.entity!r} have no online state",
@@ -127,8 +128,7 @@ class OnlineFeatures:
             entities: One per row; None and an unknown entity have no events.
             at: The moments in microseconds since 1970, one per row.
         """
-        plan = plan_of(view)
-        keys = Keys.of(plan)
+        plan, keys = self._compile(view)
         places: dict[str, list[int]] = {}
         for place, entity in enumerate(entities):
             if entity is not None:
@@ -156,8 +156,14 @@ class OnlineFeatures:
 
     # ------------------------------------------------------------ writing
 
-    def _apply(self, plan: Plan, state: State, batch: Batch) -> int:
-        keys = Keys.of(plan)
+    def _compile(self, view: FeatureView) -> tuple[Plan, Keys]:
+        found = self._compiled.get(view)
+        if found is None:
+            plan = plan_of(view)
+            found = self._compiled[view] = (plan, Keys(plan))
+        return found
+
+    def _apply(self, plan: Plan, keys: Keys, state: State, batch: Batch) -> int:
         horizon = batch.at - plan.longest - plan.lag - self._lateness
         rows = self._merge(plan, keys, batch)
         if not rows:
@@ -228,9 +234,8 @@ class OnlineFeatures:
             old.append(address)
         return kept, old, last - state.tail
 
-    def _fill(self, plan: Plan, frame: pl.DataFrame, position: int, now: int, horizon: int) -> int:
-        keys = Keys.of(plan)
-        view = plan.view
+    def _fill(self, plan: Plan, keys: Keys, frame: pl.DataFrame, state: State, horizon: int) -> int:
+        view, now = plan.view, state.at
         table_time = view.table.time if view.table.time in frame.columns else view.time
         stamp = pl.coalesce(view.time, table_time).dt.epoch("us")
         recent = frame.filter(stamp.fill_null(now) > horizon)
@@ -253,7 +258,7 @@ class OnlineFeatures:
             written.append((address, Bucket.packed(plan, rows)))
             fresh.append(address)
         newest = int(events[view.time].dt.epoch("us").to_numpy().max()) if events.height else 0
-        state = State(position, now, newest)
+        state = state.advanced(state.position, now, newest, read=0)
         for start in range(0, len(fresh), _BACKFILL_CHAPTER):
             written.append((keys.chapter(state.head), keys.pack_chapter(now, fresh[start : start + _BACKFILL_CHAPTER])))
             state = state.opened()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -25,6 +26,9 @@ from kilter.features.spec import ViewSpec, view_digest, view_of
 from kilter.features.tables import feature_views
 from kilter.operations.table import operation
 
+_REREAD_SECONDS = 0.25
+"""How long the machine's time may pass before views that another process registered are noticed."""
+
 
 class FeatureService:
     """The views of a store.
@@ -44,7 +48,7 @@ class FeatureService:
         self._data = data
         self._clock = clock
         self._lock = threading.RLock()
-        self._known: dict[str, tuple[tuple[str, ...], list[FeatureView]]] = {}
+        self._known: dict[str, tuple[float, list[FeatureView]]] = {}
         self._reached: dict[FeatureView, int] = {}
 
     def follow(self) -> None:
@@ -79,6 +83,7 @@ class FeatureService:
                                 digest=digest, table=plan.view.table.name, spec=view, registered_at=self._clock.now()
                             )
                         )
+                self._known.clear()
             self.catch_up(declared)
             registered = self._find(digest)
         if registered is None:
@@ -218,12 +223,10 @@ class FeatureService:
 
     def _views_of(self, table: str) -> list[FeatureView]:
         """Return a table's views; another process may have registered one since."""
-        query = sa.select(feature_views.c.digest).where(feature_views.c.table == table).order_by(feature_views.c.digest)
-        with self._database.reading() as connection:
-            digests = tuple(connection.execute(query).scalars())
         known = self._known.get(table)
-        if known is None or known[0] != digests:
-            known = self._known[table] = (digests, [view_of(one.spec) for one in self.views(table)])
+        if known is None or time.monotonic() - known[0] > _REREAD_SECONDS:
+            views = [view_of(one.spec) for one in self.views(table)]
+            known = self._known[table] = (time.monotonic(), views)
         return known[1]
 
     def _find(self, digest: str) -> RegisteredView | None:
