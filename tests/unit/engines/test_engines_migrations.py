@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 
 import kilter
+from kilter.core.errors import Conflict
 from kilter.engines.sql.database import Database, metadata
 from kilter.engines.sql.migrations.draft import draft
 from kilter.engines.sql.migrations.upgrade import configuration, downgrade
@@ -148,3 +149,12 @@ def test_kill_9_during_a_migration_leaves_all_or_nothing(store, database_url):
     store.migrate()
     with store.reading() as connection:
         assert draft(connection, metadata) == ""
+
+
+def test_tables_of_someone_else_are_left_alone(store):
+    with store.transaction() as connection:
+        connection.execute(sa.text("CREATE TABLE journal (entry TEXT)"))
+    with pytest.raises(Conflict, match="table 'journal' already"):
+        store.migrate()
+    with store.reading() as connection:
+        assert sa.inspect(connection).get_table_names() == ["journal"]

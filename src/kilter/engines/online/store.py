@@ -27,12 +27,15 @@ class _Shared:
         self.environment = environment
         self.users = 0
         self._active = 0
+        self._growing = 0
         self._guard = threading.Condition()
 
     @contextmanager
     def transaction(self, *, write: bool) -> Iterator[lmdb.Transaction]:
         """Open a transaction, after taking over a map that another process has grown."""
         with self._guard:
+            # Who wants to grow the map goes first, or readers that overlap would keep it waiting for ever.
+            self._guard.wait_for(lambda: not self._growing)
             self._active += 1
         try:
             transaction = self.environment.begin(write=write)
@@ -48,11 +51,16 @@ class _Shared:
     def grow(self, seen: int) -> None:
         """Double the map of ``seen`` bytes, or with 0 take over its size from the file."""
         with self._guard:
-            self._guard.wait_for(lambda: self._active == 0)
-            if not seen:
-                self.environment.set_mapsize(0)
-            elif self.size() == seen:
-                self.environment.set_mapsize(2 * seen)
+            self._growing += 1
+            try:
+                self._guard.wait_for(lambda: not self._active)
+                if not seen:
+                    self.environment.set_mapsize(0)
+                elif self.size() == seen:
+                    self.environment.set_mapsize(2 * seen)
+            finally:
+                self._growing -= 1
+                self._guard.notify_all()
 
     def size(self) -> int:
         """Return how many bytes are mapped."""

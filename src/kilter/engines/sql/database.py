@@ -133,8 +133,11 @@ class Database:
                     connection.execute(sa.text("SELECT pg_advisory_xact_lock(7246001)"))
                 metadata.create_all(connection)
             return
-        if self._revision() == HEAD:
+        revision = self._revision()
+        if revision == HEAD:
             return
+        if revision is None:
+            self._refuse_foreign()
         # Alembic takes about a second to import, and is needed only when there is something to migrate.
         from kilter.engines.sql.migrations.upgrade import upgrade  # noqa: PLC0415
 
@@ -152,6 +155,18 @@ class Database:
                 return None
             found: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
             return found
+
+    def _refuse_foreign(self) -> None:
+        """Refuse a database where someone else's tables have the names of ours."""
+        with self.reading() as connection:
+            names = set(sa.inspect(connection).get_table_names())
+        taken = sorted(names.intersection(metadata.tables)) if "alembic_version" not in names else []
+        if taken:
+            raise Conflict(
+                f"the database has a table {taken[0]!r} already, which Kilter's migrations did not make",
+                where=self.where,
+                fix="give an empty database or schema; nothing was changed",
+            )
 
     def _refuse_newer(self) -> None:
         from kilter.engines.sql.migrations.versions import REVISIONS  # noqa: PLC0415

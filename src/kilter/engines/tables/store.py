@@ -268,6 +268,6 @@ def _translated(error: BaseException, where: str) -> KilterError:
         return Unavailable("the disk is full", where=where, fix="free some space; older versions are whole")
     if "Read-only file system" in text or "Permission denied" in text or isinstance(error, PermissionError):
         return Unavailable("the folder can't be written", where=where, fix="give this user the right to write there")
-    if isinstance(error, DeltaError) and ("Invalid JSON" in text or "arquet error" in text or "MissingVersion" in text):
+    if isinstance(error, DeltaError) and any(word in text.lower() for word in ("json", "parquet", "missingversion")):
         return Damaged(f"the table's files are damaged: {text}", where=where, fix="restore the folder from a backup")
     return Unavailable(f"the table store failed: {text}", where=where, fix="check the URL and the network")
