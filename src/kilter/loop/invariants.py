@@ -59,7 +59,7 @@ _KINDS: dict[type[Answer], tuple[type[Awaited], ...]] = {
 }
 
 
-class Violation(KilterError):  # noqa: N818 - what the simulator looks for, not a mistake of its caller
+class Violation(KilterError):
     """An invariant does not hold."""
 
     code = "violation"
