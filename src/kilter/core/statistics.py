@@ -209,10 +209,10 @@ def interval(
     """Return the statistic with its interval, resampling whole blocks.
 
     With 8 blocks or more it is the BCa bootstrap whose normal quantiles are expanded to
-    ``sqrt(G / (G - 1)) * t(G - 1)``, because a bootstrap of G blocks is too narrow by that. With fewer, a bootstrap has too few
-    distinct resamples to be trusted in its tails, and the interval is Student's with G - 1 degrees of freedom on the cluster jackknife's
-    standard error. With one block, or where leaving out one block leaves nothing to compute, no finite interval exists
-    and the ends are None.
+    ``sqrt(G / (G - 1)) * t(G - 1)``, because a bootstrap of G blocks is too narrow by that. With fewer, a bootstrap
+    has too few distinct resamples to be trusted in its tails, and the interval is Student's with G - 1 degrees of
+    freedom on the cluster jackknife's standard error. With one block, or where leaving out one block leaves nothing
+    to compute, no finite interval exists and the ends are None.
 
     Args:
         statistic: What to estimate.

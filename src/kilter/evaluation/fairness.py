@@ -204,8 +204,8 @@ def _support(metric: Metric, y: Floats, p: Floats) -> int:
 def _floor(metric: Metric, value: float, support: int) -> float:
     """Return the standard error that independent rows would give.
 
-    A group whose few rows were all decided alike has no spread between blocks, which is no certainty: proportions get the
-    binomial error of Agresti & Coull (1998), the AUC that of its rarer class (a bound on Hanley & McNeil 1982).
+    A group whose few rows were all decided alike has no spread between blocks, which is no certainty: proportions get
+    the binomial error of Agresti & Coull (1998), the AUC that of its rarer class (a bound on Hanley & McNeil 1982).
     """
     if metrics.is_proportion(metric):
         rate = (value * support + 2.0) / (support + 4.0)

@@ -5,31 +5,33 @@ worse. With μ the mean of the outcomes joined before,
 
     z = (R / π - (1 - R) / (1 - π)) (Y - μ)
 
-has, given the past, the expectation Δ: the challenger's harm, whatever the shares, their ramp, the mix of traffic or the time of
-day. Two processes bet on it:
+has, given the past, the expectation Δ: the challenger's harm, whatever the shares, their ramp, the mix of traffic or
+the time of day. Two processes bet on it:
 
-- **rollback** (H0: Δ <= 0): each bet multiplies by 1 + λ z, λ = min(d / (v + d²), 0.5 / max(-z)), d the harm to detect. Four
-  fifths of the stake bet from the first row; the rest joins bit by bit, so that harm which begins late is found by money that the
-  good days before have not eaten (a mixture over starting times, K = stake in play + reserve);
+- **rollback** (H0: Δ <= 0): each bet multiplies by 1 + λ z, λ = min(d / (v + d²), 0.5 / max(-z)), d the harm to
+  detect. Four fifths of the stake bet from the first row; the rest joins bit by bit, so that harm which begins late
+  is found by money that the good days before have not eaten (a mixture over starting times, K = stake in play +
+  reserve);
 - **promotion** (H0: Δ >= m): M = Π (1 + λ (m - z)), λ = min(m / (v + m²), 0.5 / max(z - m)), m the margin.
 
 The maxima are over the values that z can take. v is the predicted variance of z: the variance of the outcomes joined
-before over π(1 - π), which is much less than the μ(1 - μ) of a yes-or-no outcome when outcomes are graded. λ and μ of a row
-are fixed by what was joined before it and by its own π, so each factor has expectation <= 1 under H0 and, by Ville's
-inequality, the chance that K ever reaches 1/alpha is at most alpha: for any number of looks and rows, without normality.
+before over π(1 - π), which is much less than the μ(1 - μ) of a yes-or-no outcome when outcomes are graded. λ and μ of
+a row are fixed by what was joined before it and by its own π, so each factor has expectation <= 1 under H0 and, by
+Ville's inequality, the chance that K ever reaches 1/alpha is at most alpha: for any number of looks and rows, without
+normality.
 
-**What is controlled.** The chance of a rollback while on no stretch of rows up to now the λ-weighted mean harm was above 0 is at
-most alpha, and so is the chance that M reaches 1/alpha while the λ-weighted mean harm so far is not below m (divide by
-Π (1 + λ Δ) <= exp(Σ λ Δ), which leaves a martingale). Only the routing is random in this statement, so rows may depend on
-each other in any way, and harm may come and go. Rows must be routed independently of
+**What is controlled.** The chance of a rollback while on no stretch of rows up to now the λ-weighted mean harm was
+above 0 is at most alpha, and so is the chance that M reaches 1/alpha while the λ-weighted mean harm so far is not
+below m (divide by Π (1 + λ Δ) <= exp(Σ λ Δ), which leaves a martingale). Only the routing is random in this
+statement, so rows may depend on each other in any way, and harm may come and go. Rows must be routed independently of
 each other with the logged shares (a user who is routed once is one row), and the order in which labels arrive must
 not depend on the arm. The statement is about the rows seen: where bad rows get their labels later than good ones, a
 verdict in the middle of a day is about its early labels; feed whole days where that matters.
 
 **Delayed labels** multiply in whenever they join; one long update and many short ones give the same evidence.
 
-The band is a confidence sequence for the λ-weighted mean harm: a predictable plug-in empirical-Bernstein bound with one-sided
-ranges, by Fan's inequality exp(gx - h(g)x²) <= 1 + gx for x >= -1 and 0 <= g < 1, h(g) = -log(1 - g) - g.
+The band is a confidence sequence for the λ-weighted mean harm: a predictable plug-in empirical-Bernstein bound with
+one-sided ranges, by Fan's inequality exp(gx - h(g)x²) <= 1 + gx for x >= -1 and 0 <= g < 1, h(g) = -log(1 - g) - g.
 
 Sources: Ville 1939; Howard, Ramdas, McAuliffe & Sekhon 2021 (Ann. Stat. 49(2)); Waudby-Smith & Ramdas 2024 (JRSSB,
 arXiv 2010.09686); Waudby-Smith, Wu, Ramdas, Karampatziakis & Mineiro 2022 (off-policy, arXiv 2210.10768); Fan,
@@ -69,8 +71,8 @@ class CanaryEvidence:
 
     Args:
         margin: How much harm a promotion may at most leave open, in outcome units; above 0.
-        detect: The harm that the rollback process is tuned to find fast. Greater harm is found sooner; harm below half of it may
-            stay unproven, and the canary inconclusive.
+        detect: The harm that the rollback process is tuned to find fast. Greater harm is found sooner; harm below
+            half of it may stay unproven, and the canary inconclusive.
         confidence: One minus the chance of a false rollback, and of a false promotion, over all looks together.
         state: What an earlier process left, to go on from.
 
@@ -99,7 +101,8 @@ class CanaryEvidence:
 
         Args:
             arms: True or 1 where the challenger answered, shape (rows,).
-            shares: The probability with which each row had gone to the challenger, as logged, between 0 and 1 exclusive.
+            shares: The probability with which each row had gone to the challenger, as logged, between 0 and 1
+                exclusive.
             outcomes: From 0 (good) to 1 (bad), see `outcome`.
 
         Returns:
@@ -213,9 +216,9 @@ class CanaryEvidence:
     def verdict(self) -> Verdict:
         """Return ``fail`` (roll back) once harm is proven, else ``pass`` while harm is proven to be below the margin.
 
-        A proof of harm is remembered. A proof of harmlessness must still stand when it is used: a challenger that was good
-        on calm days and is not on stormy ones must not be promoted for the calm ones. Harm between 0 and the margin can be
-        proven to be both; then it is a harm, and the canary goes back.
+        A proof of harm is remembered. A proof of harmlessness must still stand when it is used: a challenger that was
+        good on calm days and is not on stormy ones must not be promoted for the calm ones. Harm between 0 and the
+        margin can be proven to be both; then it is a harm, and the canary goes back.
         """
         if self.state.best_rollback >= math.log(self.threshold):
             return "fail"
@@ -224,8 +227,8 @@ class CanaryEvidence:
     def mismatched(self) -> bool:
         """Tell whether the challenger's share of rows contradicts the logged shares (error 0.001 over all looks).
 
-        A sample-ratio mismatch means that rows were lost or routed otherwise than logged; the other numbers can't be trusted
-        then. The test is an equal mixture of four likelihood ratios that tilt the odds by a factor.
+        A sample-ratio mismatch means that rows were lost or routed otherwise than logged; the other numbers can't be
+        trusted then. The test is an equal mixture of four likelihood ratios that tilt the odds by a factor.
         """
         return self.state.best_ratio >= math.log(1000.0)
 
@@ -261,8 +264,8 @@ class GuardedEvidence:
     """Several kinds of outcome judged together, each with its own evidence, in error as one.
 
     Rolling back: the mean of the guards' e-values is an e-value however they depend on each other, so it rolls back
-    when the mean reaches the threshold. Promoting: the null is that *some* guard is worse by its margin, so every guard has to reach the
-    threshold (intersection-union; Berger 1982).
+    when the mean reaches the threshold. Promoting: the null is that *some* guard is worse by its margin, so every
+    guard has to reach the threshold (intersection-union; Berger 1982).
 
     Args:
         guards: The evidence per guard, by name; at least one, all with the same confidence.
@@ -300,11 +303,11 @@ class GuardedEvidence:
 def outcome(metric: Metric, label: Floats, value: Floats, failed: NDArray[Any] | None = None) -> Floats:
     """Return the outcome of each row for the canary: 0 is best, 1 is worst.
 
-    For log loss, Brier and AUC it is the squared error of the probability. The evidence needs outcomes with known bounds, and its power
-    falls with their range. Log loss has none; clipped into [0, 1] it is no longer proper, because it forgives being
-    ever more sure and wrong beyond the clip, and scaled to its own range (34.5) a harm of 0.02 drowns. The squared error
-    is bounded by nature and proper: a better probability is always a better outcome. For metrics of decisions
-    (accuracy, recall, precision) it is 1 for a wrong decision at the metric's threshold.
+    For log loss, Brier and AUC it is the squared error of the probability. The evidence needs outcomes with known
+    bounds, and its power falls with their range. Log loss has none; clipped into [0, 1] it is no longer proper,
+    because it forgives being ever more sure and wrong beyond the clip, and scaled to its own range (34.5) a harm of
+    0.02 drowns. The squared error is bounded by nature and proper: a better probability is always a better outcome.
+    For metrics of decisions (accuracy, recall, precision) it is 1 for a wrong decision at the metric's threshold.
 
     Args:
         metric: What the loop cares about.

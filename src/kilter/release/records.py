@@ -10,7 +10,6 @@ import msgspec
 
 from kilter.core.evidence import Finding, Verdict
 
-
 FIRST_STAKE: Final = 0.8
 """The part of the rollback process's stake that bets from the first row; the rest joins later."""
 

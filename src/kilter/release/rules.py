@@ -30,11 +30,11 @@ class Judged(NamedTuple):
 def canary_rows(joined: pl.DataFrame, loop: str, version: int, since: datetime | None = None) -> pl.DataFrame:
     """Return the rows that tell about a canary, in the order in which their labels joined.
 
-    - Only rows that could have gone either way: 0 < share < 100, predicted since the canary began, answered by the challenger itself or by
-      another version while it was out.
+    - Only rows that could have gone either way: 0 < share < 100, predicted since the canary began, answered by the
+      challenger itself or by another version while it was out.
     - Only the first row of each key: the routing is sticky, so a key's second answer is no second draw.
-    - Where a fallback answered, the arm that was *meant* to is found by routing the key again: a challenger that fails is
-      charged for it, not forgiven.
+    - Where a fallback answered, the arm that was *meant* to is found by routing the key again: a challenger that
+      fails is charged for it, not forgiven.
 
     Args:
         joined: ``key, at, version, arm, share, value, label, label_at`` in order of joining; share in per cent.
@@ -74,8 +74,8 @@ def canary_rows(joined: pl.DataFrame, loop: str, version: int, since: datetime |
 def judge_rows(rows: pl.DataFrame, canary: Canary, metric: Metric, at: datetime) -> Judged:
     """Return the verdict on a canary's rows, with its course by day.
 
-    The whole evidence is computed from its rows each time (a hundred thousand cost hundredths of a second), so that any process at any time
-    gives the same answer, and a crash can lose nothing.
+    The whole evidence is computed from its rows each time (a hundred thousand cost hundredths of a second), so that
+    any process at any time gives the same answer, and a crash can lose nothing.
 
     Args:
         rows: As `canary_rows` gives them.

@@ -37,8 +37,8 @@ def look(
     with a chance of at most ``1 - confidence`` over all looks together.
 
     Args:
-        joined: Labelled predictions with ``time``, ``arm``, ``value``, ``label`` and ``shadow_value``; rows without a shadow's
-            answer, without a label, or answered by the fallback are left out and counted.
+        joined: Labelled predictions with ``time``, ``arm``, ``value``, ``label`` and ``shadow_value``; rows without a
+            shadow's answer, without a label, or answered by the fallback are left out and counted.
         metric: What to compare.
         confidence: Over all looks together, of each one-sided statement.
         look: The number of this look, from 1.
