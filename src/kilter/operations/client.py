@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import uuid
@@ -68,7 +69,9 @@ class Remote:
             noun: The service's name in paths: ``runs``.
             kind: The service's class; the stand-in is an instance of it, and all its own state stays on the server.
         """
-        body: dict[str, Any] = {found.verb: _method(self, found) for found in collect({noun: kind})}
+        body: dict[str, Any] = {
+            found.verb: _method(self, found, getattr(kind, found.verb)) for found in collect({noun: kind})
+        }
         for name in dir(kind):
             if not name.startswith("_") and name not in body:
                 body[name] = _refusal(noun, name)
@@ -113,9 +116,11 @@ class Remote:
         raise AssertionError  # the loop returns or raises
 
 
-def _method(remote: Remote, operation: Operation) -> Callable[..., Any]:
+def _method(remote: Remote, operation: Operation, original: Callable[..., Any]) -> Callable[..., Any]:
     names = operation.request.__struct_fields__
 
+    # The mark and the signature stay on it: a stand-in can be collected into a table like the service itself.
+    @functools.wraps(original)
     def method(_self: object, *positional: object, **named: object) -> Any:
         if len(positional) > len(names):
             raise TypeError(f"{operation.name}() takes {len(names)} arguments, {len(positional)} were given")
@@ -124,8 +129,6 @@ def _method(remote: Remote, operation: Operation) -> Callable[..., Any]:
             raise TypeError(f"{operation.name}() got {', '.join(sorted(twice))} twice")
         return remote.call(operation, {**given, **named})
 
-    method.__name__ = operation.verb
-    method.__doc__ = operation.doc
     return method
 
 
