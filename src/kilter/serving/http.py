@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
             cause = error.__context__
             self._refuse(cause if isinstance(cause, HttpError) else HttpError(400, "the request can't be read"))
         except httptools.HttpParserError:
-            self._refuse(HttpError(400, "the request is not HTTP/1.1"))
+            self._refuse(HttpError(400, "the request can't be parsed"))
         else:
             if self._request is not None and self._request.method == b"" and len(data) > self._limits.header:
                 self._refuse(HttpError(431, "the head is too large", allowed=f"{self._limits.header} bytes"))
