@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import secrets
+import shutil
 import socket
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-import kilter
 from kilter.core.clock import ManualClock
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
@@ -22,13 +22,32 @@ from kilter.engines.tables.store import TableStore
 from kilter.journal.service import Journal
 
 POSTGRES = os.environ.get("KILTER_TEST_POSTGRES", "postgresql+psycopg://postgres@127.0.0.1:5432/test")
-os.environ.setdefault("KILTER_DEV_SCHEMA", "1")
 
 
-def room_tables() -> list[str]:
-    """The modules that hold tables, of every room that has some."""
-    rooms = {path.parent.name for path in Path(kilter.__file__).parent.glob("*/tables.py")} - {"testing"}
-    return sorted(f"kilter.{room}.tables" for room in rooms)
+@contextmanager
+def _schema(server: str) -> Iterator[str]:
+    """Make an empty schema, give the URL of a connection inside it, and drop it afterwards."""
+    schema = f"t_{secrets.token_hex(8)}"
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE SCHEMA {schema}"))
+    url = sa.make_url(server).update_query_dict({"options": f"-csearch_path={schema}"})
+    yield url.render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"DROP SCHEMA {schema} CASCADE"))
+    engine.dispose()
+
+
+def _empty(url: str) -> None:
+    """Delete the rows of all tables, those first that refer to others."""
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("SET LOCAL lock_timeout = '10s'"))
+        tables = sa.MetaData()
+        tables.reflect(connection)
+        deletes = [f'DELETE FROM "{t.name}"' for t in reversed(tables.sorted_tables) if t.name != "alembic_version"]
+        connection.exec_driver_sql("; ".join(deletes))
+    engine.dispose()
 
 
 @pytest.fixture
@@ -51,19 +70,12 @@ def postgres_server() -> str:
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """The URL of an empty schema in PostgreSQL, dropped afterwards."""
-    schema = f"t_{secrets.token_hex(8)}"
-    engine = sa.create_engine(postgres_server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE SCHEMA {schema}"))
-    url = sa.make_url(postgres_server).update_query_dict({"options": f"-csearch_path={schema}"})
-    yield url.render_as_string(hide_password=False)
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"DROP SCHEMA {schema} CASCADE"))
-    engine.dispose()
+    with _schema(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database, on SQLite and on PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'kilter.db'}"
@@ -71,13 +83,43 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy, because migrating takes longer than most tests."""
+    path = tmp_path_factory.mktemp("template") / "kilter.db"
+    database = Database.open(f"sqlite:///{path}")
+    database.migrate()
+    database.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_migrated(postgres_server: str) -> Iterator[str]:
+    """The URL of a migrated schema in PostgreSQL that the tests of this process use one after the other."""
+    with _schema(postgres_server) as url:
+        database = Database.open(url)
+        database.migrate()
+        database.close()
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a migrated database without rows, on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        path = tmp_path / "kilter.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    url: str = request.getfixturevalue("postgres_migrated")
+    _empty(url)
+    yield url
+
+
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """A migrated database, on SQLite and on PostgreSQL."""
-    for module in ("kilter.engines.sql.tables", *room_tables()):
-        importlib.import_module(module)
+    """A migrated database without rows, on SQLite and on PostgreSQL."""
     database = Database.open(database_url)
-    database.migrate()
     yield database
     database.close()
 

@@ -215,13 +215,13 @@ while True:
 
 
 @pytest.mark.crash
-def test_kill_9_loses_and_tears_nothing(database_url):
-    database = Database.open(database_url)
+def test_kill_9_loses_and_tears_nothing(empty_url):
+    database = Database.open(empty_url)
     with database.transaction() as connection:
         THINGS.create(connection)
     number, acknowledged = 0, 0
     for _ in range(5):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, database_url, str(number)], stdout=subprocess.PIPE)
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, empty_url, str(number)], stdout=subprocess.PIPE)
         assert writer.stdout is not None
         lines = [writer.stdout.readline() for _ in range(10)]
         os.kill(writer.pid, signal.SIGKILL)
@@ -291,14 +291,14 @@ def test_a_server_that_ends_the_connection(postgres_url):
     database.close()
 
 
-def test_a_newer_schema_is_refused(database_url):
-    database = Database.open(database_url)
+def test_a_newer_schema_is_refused(empty_url):
+    database = Database.open(empty_url)
     with database.transaction() as connection:
         connection.execute(sa.text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
         connection.execute(sa.text("INSERT INTO alembic_version VALUES ('9999')"))
     database.close()
     with pytest.raises(Conflict, match="newer than this version of Kilter knows") as caught:
-        Database.open(database_url)
+        Database.open(empty_url)
     assert "install the newer version" in caught.value.fix
 
 

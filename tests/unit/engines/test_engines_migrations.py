@@ -28,8 +28,7 @@ REVISIONS there:
 
 
 @pytest.fixture(autouse=True)
-def _all_rooms(monkeypatch):
-    monkeypatch.delenv("KILTER_DEV_SCHEMA", raising=False)
+def _all_rooms():
     importlib.import_module("kilter.engines.sql.tables")
     for path in Path(kilter.__file__).parent.glob("*/tables.py"):
         if path.parent.name != "testing":
@@ -37,8 +36,8 @@ def _all_rooms(monkeypatch):
 
 
 @pytest.fixture
-def store(database_url):
-    database = Database.open(database_url)
+def store(empty_url):
+    database = Database.open(empty_url)
     yield database
     database.close()
 
@@ -99,14 +98,14 @@ def test_every_step_is_named_in_order():
     assert script.get_current_head() == HEAD
 
 
-def test_migrating_again_changes_nothing_and_needs_no_alembic(store, database_url):
+def test_migrating_again_changes_nothing_and_needs_no_alembic(store, empty_url):
     store.migrate()
     store.migrate()
     code = (
         "import sys; from kilter.engines.sql.database import Database;"
         "d = Database.open(sys.argv[1]); d.migrate(); d.close(); assert 'alembic' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code, database_url], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, empty_url], check=True, timeout=60)
 
 
 MIGRATOR = """
@@ -120,19 +119,19 @@ database.close()
 
 
 @pytest.mark.slow
-def test_processes_that_start_together_migrate_once(store, database_url):
-    migrators = [subprocess.Popen([sys.executable, "-c", MIGRATOR, database_url]) for _ in range(3)]
+def test_processes_that_start_together_migrate_once(store, empty_url):
+    migrators = [subprocess.Popen([sys.executable, "-c", MIGRATOR, empty_url]) for _ in range(3)]
     assert [migrator.wait(120) for migrator in migrators] == [0] * 3
     with store.reading() as connection:
         assert draft(connection, metadata) == ""
 
 
 @pytest.mark.crash
-def test_kill_9_during_a_migration_leaves_all_or_nothing(store, database_url):
+def test_kill_9_during_a_migration_leaves_all_or_nothing(store, empty_url):
     """The step is one transaction, on SQLite as well."""
     seen = set()
     for delay in (0.0, 0.3, 0.6, 0.8, 1.0, 1.3):
-        migrator = subprocess.Popen([sys.executable, "-c", MIGRATOR, database_url], stdout=subprocess.PIPE)
+        migrator = subprocess.Popen([sys.executable, "-c", MIGRATOR, empty_url], stdout=subprocess.PIPE)
         migrator.stdout.readline()
         time.sleep(delay)
         os.kill(migrator.pid, signal.SIGKILL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
@@ -16,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from kilter.core.errors import Conflict, Damaged, InvalidInput, Unavailable
 from kilter.engines.sql.failures import translated
+from kilter.engines.sql.migrations.versions import HEAD, REVISIONS
 from kilter.engines.sql.types import Json, UtcDateTime
 
 __all__ = ["Database", "Json", "UtcDateTime", "metadata"]
@@ -125,14 +125,6 @@ class Database:
         Raises:
             Conflict: When the store's schema is newer than this code.
         """
-        from kilter.engines.sql.migrations.versions import HEAD  # noqa: PLC0415
-
-        if os.environ.get("KILTER_DEV_SCHEMA") == "1":
-            with self.transaction() as connection:
-                if self.dialect == "postgresql":
-                    connection.execute(sa.text("SELECT pg_advisory_xact_lock(7246001)"))
-                metadata.create_all(connection)
-            return
         revision = self._revision()
         if revision == HEAD:
             return
@@ -169,14 +161,12 @@ class Database:
             )
 
     def _refuse_newer(self) -> None:
-        from kilter.engines.sql.migrations.versions import REVISIONS  # noqa: PLC0415
-
         revision = self._revision()
         if revision is not None and revision not in REVISIONS:
             raise Conflict(
                 f"the store's schema is at {revision!r}, newer than this version of Kilter knows",
                 where=self.where,
-                allowed=f"up to {REVISIONS[-1] if REVISIONS else 'none'}",
+                allowed=f"up to {HEAD}",
                 fix="install the newer version of Kilter; nothing was changed",
             )
 
