@@ -140,8 +140,10 @@ def bits(row: tuple[float | None, ...]) -> tuple[str | None, ...]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(view=views, history=batches, asked=queries, split=st.integers(0, 8), again=st.booleans())
-def test_offline_and_online_equal_a_plain_loop(view, history, asked, split, again):
+@given(
+    view=views, history=batches, asked=queries, split=st.integers(0, 8), refill=st.integers(0, 8), again=st.booleans()
+)
+def test_offline_and_online_equal_a_plain_loop(view, history, asked, split, refill, again):
     rows = merged(history)
     expected = [bits(reference(view, rows, who, at)) for who, at in asked]
     moments = [START + timedelta(minutes=at) for _, at in asked]
@@ -161,7 +163,12 @@ def test_offline_and_online_equal_a_plain_loop(view, history, asked, split, agai
                 online.observe(view, as_batch(position, batch))
                 if again:
                     online.observe(view, as_batch(position, batch))
+            if again:  # filled once more, from an older state
+                first = history[:refill]
+                online.backfill(view, frame_of(merged(first)), position=len(first) - 1, at=START)
             online = OnlineFeatures(store)  # a restart
+            for position, batch in enumerate(history):
+                online.observe(view, as_batch(position, batch))
             found = online.lookup(view, entities, moments)
             alone = [online.lookup(view, [who], [at])[0] for who, at in zip(entities, moments, strict=True)]
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -127,6 +128,9 @@ class Row:
 
     __slots__ = ("new", "values")
 
+    EMPTY: ClassVar[bytes] = _PACK.encode([])
+    """A row of which nothing is known."""
+
     def __init__(self, values: list[Scalar], *, new: bool) -> None:
         self.values = values
         self.new = new
@@ -134,8 +138,8 @@ class Row:
     @classmethod
     def unpack(cls, packed: bytes | None, width: int) -> Row:
         """Return a stored row, or an empty one of ``width`` values."""
-        if packed is None:
-            return cls([None] * width, new=True)
+        if packed is None or packed == cls.EMPTY:
+            return cls([None] * width, new=packed is None)
         return cls(_UNPACK.decode(packed), new=False)
 
     def pack(self) -> bytes:
@@ -186,6 +190,9 @@ class Bucket:
 
     ``count (8) | times (8 each) | one array of 8 bytes each per field | keys (MessagePack)``, sorted by (time, key).
     """
+
+    EMPTY: ClassVar[bytes] = _COUNT.pack(0) + _PACK.encode([])
+    """A bucket without events."""
 
     @staticmethod
     def changed(plan: Plan, blob: bytes | None, changes: Mapping[Scalar, tuple[int, ...] | None]) -> bytes:

@@ -53,7 +53,7 @@ class OnlineFeatures:
         """Take in rows that arrived, in one transaction; a batch seen before changes nothing.
 
         Args:
-            view: The definition; it must have been filled by :meth:`backfill` (an empty frame will do).
+            view: The definition; it must have been filled by :meth:`backfill` once (a frame without rows will do).
             batch: Parts of rows of the view's table, times in microseconds.
 
         Returns:
@@ -78,7 +78,7 @@ class OnlineFeatures:
         """Fill a view from the table's merged rows as of a position of the row log; returns the number of events kept.
 
         Args:
-            view: The definition.
+            view: The definition; what an earlier filling kept is replaced, in the same transaction.
             frame: One row per key; only what windows at or after ``at`` can still reach is kept.
             position: The position up to which ``frame`` holds every row; later batches are then observed.
             at: The present moment.
@@ -87,10 +87,7 @@ class OnlineFeatures:
         now = micros(at)
         horizon = now - plan.longest - plan.lag - self._lateness
         with self._writing:
-            if frame.is_empty() and not frame.columns:
-                self._store.put([(keys.state, State(position, now).pack())])
-                return 0
-            return self._fill(plan, keys, frame, State(position, now), horizon)
+            return self._fill(plan, keys, frame, self._emptied(keys, position, now), horizon)
 
     def state(self, view: FeatureView) -> State:
         """Return how far a view has read its table.
@@ -234,13 +231,31 @@ class OnlineFeatures:
             old.append(address)
         return kept, old, last - state.tail
 
-    def _fill(self, plan: Plan, keys: Keys, frame: pl.DataFrame, state: State, horizon: int) -> int:
+    def _emptied(self, keys: Keys, position: int, now: int) -> tuple[State, list[tuple[bytes, bytes]]]:
+        """Return the state with which a filling begins, and what empties the entries of an earlier one."""
+        packed = self._store.get([keys.state])[0]
+        if packed is None:
+            return State(position, now), []
+        old = State.unpack(packed)
+        chapters = self._store.get([keys.chapter(number) for number in range(old.tail, old.head)])
+        entries = {entry for chapter in chapters if chapter is not None for entry in keys.unpack_chapter(chapter)[1]}
+        empty = [(entry, Row.EMPTY if keys.is_row(entry) else Bucket.EMPTY) for entry in sorted(entries)]
+        return State(position, now, 0, old.head, old.tail), empty
+
+    def _fill(
+        self,
+        plan: Plan,
+        keys: Keys,
+        frame: pl.DataFrame,
+        beginning: tuple[State, list[tuple[bytes, bytes]]],
+        horizon: int,
+    ) -> int:
+        state, written = beginning
         view, now = plan.view, state.at
         table_time = view.table.time if view.table.time in frame.columns else view.time
         stamp = pl.coalesce(view.time, table_time).dt.epoch("us")
         recent = frame.filter(stamp.fill_null(now) > horizon)
         events = sorted_events(plan, recent)
-        written: list[tuple[bytes, bytes]] = []
         fresh: list[bytes] = []
         columns = [view.table.key, view.entity, view.time, *plan.columns]
         raw = recent.select(
@@ -259,8 +274,11 @@ class OnlineFeatures:
             fresh.append(address)
         newest = int(events[view.time].dt.epoch("us").to_numpy().max()) if events.height else 0
         state = state.advanced(state.position, now, newest, read=0)
+        until = max(now, newest + keys.width)
         for start in range(0, len(fresh), _BACKFILL_CHAPTER):
-            written.append((keys.chapter(state.head), keys.pack_chapter(now, fresh[start : start + _BACKFILL_CHAPTER])))
+            written.append(
+                (keys.chapter(state.head), keys.pack_chapter(until, fresh[start : start + _BACKFILL_CHAPTER]))
+            )
             state = state.opened()
         written.append((keys.state, state.pack()))
         self._store.put(written)
