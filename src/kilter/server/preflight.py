@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kilter.core.errors import Conflict, InvalidInput, Unavailable
+from kilter.core.errors import Conflict, Damaged, InvalidInput, Unavailable
 
 _OURS = frozenset({"kilter.db", "kilter.db-wal", "kilter.db-shm", "objects", "tables", "online", "log", "run", "clock"})
+_MAGIC = b"SQLite format 3\x00"
 
 
 def check_folder(folder: Path) -> None:
@@ -20,6 +21,7 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         InvalidInput: When it is a file, or holds things that aren't a store's.
+        Damaged: When its database is none.
         Unavailable: When it can't be made or written.
     """
     if folder.exists() and not folder.is_dir():
@@ -37,7 +39,14 @@ def check_folder(folder: Path) -> None:
         raise Unavailable(
             f"the folder can't be written: {said}", where=str(folder), fix="choose another folder with --store"
         ) from None
-    if (folder / "kilter.db").exists():
+    metadata = folder / "kilter.db"
+    if metadata.exists():
+        with metadata.open("rb") as file:
+            begins = file.read(len(_MAGIC))
+        if begins not in {b"", _MAGIC}:
+            raise Damaged(
+                "the file is no SQLite database", where=str(metadata), fix="restore it, or choose another --store"
+            )
         return
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in _OURS and not path.name.startswith("."))
     if foreign:

@@ -225,8 +225,11 @@ def _answers(running: Running, path: str) -> bool:
 
 
 def _last_words(log: Path) -> str:
+    """Return what a child said last: its error with what is allowed and the fix, if it ended with one."""
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-20:]
     except OSError:
-        return "it said nothing"
-    return lines[-1][:500] if lines else "it said nothing"
+        lines = []
+    begins = [place for place, line in enumerate(lines) if line.startswith("error:")]
+    said = lines[begins[-1] :] if begins else lines[-1:]
+    return " ".join(line.strip() for line in said)[:600] or "it said nothing"
