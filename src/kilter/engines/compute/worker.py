@@ -119,7 +119,7 @@ def _run(work: Work) -> Report:
 def _limit(seconds: float | None) -> None:
     """Let the kernel end this process after so many CPU seconds from now, counted over all threads.
 
-    The timer is exact; should a profiler inside the job take it over, the limit on the process, which counts whole
+    The timer is exact to some ticks of the scheduler; should a profiler inside the job take it over, the limit on the process, which counts whole
     seconds from the process's start, is behind it.
     """
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
