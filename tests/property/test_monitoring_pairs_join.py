@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import polars as pl
 from hypothesis import given
@@ -37,7 +38,14 @@ def part_frame(parts: list[tuple[int, tuple[int, int | None, int | None, int | N
             "_at": [START + timedelta(minutes=place) for place, _ in parts],
             "_position": [place for place, _ in parts],
         },
-        schema={"flight": pl.String, "delay": pl.Int64, "landed": TIME, "diverted": pl.Int64, "_at": TIME, "_position": pl.Int64},
+        schema={
+            "flight": pl.String,
+            "delay": pl.Int64,
+            "landed": TIME,
+            "diverted": pl.Int64,
+            "_at": TIME,
+            "_position": pl.Int64,
+        },
     )
 
 
@@ -93,8 +101,8 @@ def test_the_join_equals_a_batch_join_however_it_is_fed(data, parts, keys) -> No
     book = LabelBook("flight", LABEL)
     pairs = Pairs(book)
     part_cuts, key_cuts = data.draw(cuts(len(parts))), data.draw(cuts(len(keys)))
-    steps = [("parts", a, b) for a, b in zip(part_cuts, part_cuts[1:], strict=False)]
-    others = [("keys", a, b) for a, b in zip(key_cuts, key_cuts[1:], strict=False)]
+    steps = [("parts", a, b) for a, b in pairwise(part_cuts)]
+    others = [("keys", a, b) for a, b in pairwise(key_cuts)]
     order = data.draw(st.permutations([0] * len(steps) + [1] * len(others)))
     queues = [iter(steps), iter(others)]
     for which in order:

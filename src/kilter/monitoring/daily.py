@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ from kilter.monitoring.drift import feature_drift
 from kilter.monitoring.profile import PREDICTION, Bins, Counts, ReferenceProfile, count, days_of
 from kilter.monitoring.records import DailyRow, Histogram
 from kilter.monitoring.rules import input_prefix
-from kilter.monitoring.window import with_time
+from kilter.monitoring.window import times_of, with_time
 
 TRAILING_DAYS = 7
 EPOCH = date(1970, 1, 1)
@@ -77,10 +77,9 @@ def feature_days(
     """
     begin = first - timedelta(days=TRAILING_DAYS - 1)
     timed = with_time(frame)
-    midnight = datetime.min.time()
-    low = pl.lit(datetime.combine(begin, midnight)).dt.replace_time_zone("UTC")
-    high = pl.lit(datetime.combine(last + timedelta(days=1), midnight)).dt.replace_time_zone("UTC")
-    recent = timed.filter((pl.col("at") >= low) & (pl.col("at") < high))
+    days = times_of(timed["at"]).astype("datetime64[D]")
+    inside = (days >= np.datetime64(begin)) & (days <= np.datetime64(last))
+    recent = timed.filter(pl.Series(inside))
     if recent.height == 0:
         return ()
     bins: dict[str, Bins] = {known.name: known for known in reference.inputs}
@@ -89,11 +88,11 @@ def feature_days(
         own = recent.filter(pl.col("version") == version) if "version" in recent.columns else recent
         bins[PREDICTION] = reference.prediction
         counts[PREDICTION] = _by_day({"value": reference.prediction}, own, begin, last, "")["value"]
-    days = (last - first).days + 1
+    wanted = (last - first).days + 1
     return tuple(
         found
         for name, counted in counts.items()
-        for offset in range(days)
+        for offset in range(wanted)
         if (
             found := _histogram(
                 loop, version, bins[name], counted[offset : offset + TRAILING_DAYS], first + timedelta(days=offset)

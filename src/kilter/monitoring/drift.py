@@ -17,13 +17,13 @@ from kilter.core.evidence import Finding, Interval
 from kilter.core.statistics import resampled_weights
 from kilter.monitoring.declare import Drift
 from kilter.monitoring.divergence import benjamini_hochberg, chi_square_tail, js, ks, psi, psi_rows
-from kilter.monitoring.profile import Bins, Counts, NumericBins, sampling_noise
+from kilter.monitoring.profile import Bins, Counts, Noise, NumericBins, noise_of
 from kilter.monitoring.records import FeatureDrift, Judged
 
 SIGNIFICANT = 0.01
 FEW_BLOCKS = 5
 RULE = (
-    "PSI on the reference's bins less the PSI expected from sampling whole days (Rao-Scott), above the threshold and significant at "
+    "PSI on the reference's bins less the PSI expected from sampling whole days (Rao-Scott, second order), above the threshold and significant at "
     "1 % by its chi-square law (Yurdakul & Naranjo 2020) after Benjamini-Hochberg over all columns; the interval is a basic bootstrap of "
     "the window's days"
 )
@@ -43,26 +43,28 @@ def feature_drift(bins: Bins, counted: Counts) -> FeatureDrift:
     if rows == 0 or known == 0 or freedom < 1:
         return FeatureDrift(bins.name, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0 if isinstance(bins, NumericBins) else None, rows)
     index = psi(reference, current)
-    noise = bins.noise + _window_noise(bins, counted, rows, known)
-    scale = noise / freedom
+    window = _window_noise(bins, counted, rows, known)
+    # Never less than for independent rows: one side may have one bin only, and then shows no variance of its own.
+    noise = max(bins.noise + window.mean, freedom * (1 / rows + 1 / known))
+    degrees = max(1, round(window.freedom))
     return FeatureDrift(
         name=bins.name,
         psi=index,
         noise=noise,
         excess=max(0.0, index - noise),
-        chance=chi_square_tail(index / scale, freedom) if scale > 0 else float(index <= 0),
+        chance=chi_square_tail(index / noise * degrees, degrees),
         js=js(reference, current),
         ks=ks(reference, current) if isinstance(bins, NumericBins) else None,
         rows=rows,
     )
 
 
-def _window_noise(bins: Bins, counted: Counts, rows: int, known: int) -> float:
+def _window_noise(bins: Bins, counted: Counts, rows: int, known: int) -> Noise:
     """Return the window's own noise; with too few days to see how alike a day's rows are, the reference's likeness is used."""
-    noise = sampling_noise(counted)
+    noise = noise_of(counted)
     if int((counted.sum(axis=1) > 0).sum()) >= FEW_BLOCKS:
         return noise
-    return max(noise, bins.noise * known / rows)
+    return Noise(max(noise.mean, bins.noise * known / rows), noise.freedom)
 
 
 def measure(bins: Mapping[str, Bins], counted: Mapping[str, Counts]) -> tuple[FeatureDrift, ...]:

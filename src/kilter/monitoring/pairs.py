@@ -18,10 +18,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from kilter.core.clock import utc
+from kilter.data.batch import micros
 from kilter.data.declare import Label
 
 UTC_TIME = pl.Datetime("us", "UTC")
-DAY_US = 86_400_000_000
 CHUNK_ROWS = 4096
 
 _COLUMNS = ("id", "at", "key", "time", "version", "arm", "share", "value")
@@ -107,35 +107,41 @@ class LabelBook:
         Args:
             rows: The key, any columns of the table, ``_at`` (UTC) and ``_position``.
         """
-        if rows.height == 0:
-            return {}
-        words = rows.with_columns(pl.col(self._key).cast(pl.String).alias("__key")).filter(
-            pl.col("__key").is_not_null()
-        )
         changed: dict[str, Truth] = {}
-        if words["__key"].n_unique() == words.height:
-            self._round(words, changed)
+        if rows.height == 0:
             return changed
-        # The k-th parts of all keys go together, so that a label and its correction in one batch are seen one after the other.
-        turns = words.with_columns(pl.int_range(pl.len()).over("__key").alias("__turn"))
-        turn_count = int(turns.select(pl.col("__turn").max()).item()) + 1
-        for turn in range(turn_count):
-            self._round(turns.filter(pl.col("__turn") == turn), changed)
+        keys: list[str | None] = _words(rows[self._key])
+        times: list[int] = rows["_at"].to_physical().to_list()
+        positions: list[int] = rows["_position"].to_list()
+        columns = {name: self._values(name, rows[name]) for name in self._roots if name in rows.columns}
+        for turn in _turns(keys):
+            here = [(keys[row], times[row], positions[row]) for row in turn]
+            whole = len(turn) == rows.height
+            values = columns if whole else {name: [held[row] for row in turn] for name, held in columns.items()}
+            self._round([(str(key), at, position) for key, at, position in here], values, changed)
         return changed
 
-    def _round(self, rows: pl.DataFrame, changed: dict[str, Truth]) -> None:
-        keys: list[str] = rows["__key"].to_list()
-        merged = self._merge(keys, rows)
-        judged = merged.select(self._expression, self._known)
-        labels: list[float | None] = judged["__label"].fill_nan(None).to_list()
+    def _values(self, name: str, series: pl.Series) -> list[Cell]:
+        if series.null_count() < len(series):
+            self._types[name] = _wider(self._types.get(name), series.dtype)
+        return (series.to_physical() if series.dtype.is_temporal() else series).to_list()
+
+    def _round(
+        self, parts: list[tuple[str, int, int]], values: dict[str, list[Cell]], changed: dict[str, Truth]
+    ) -> None:
+        """Take in parts of which each key has one."""
+        keys = [key for key, _, _ in parts]
+        judged = self._merge(keys, values).select(self._expression, self._known)
+        labels: list[float | None] = judged["__label"].to_list()
         known: list[bool] = judged["__known"].to_list()
-        times: list[int] = rows["_at"].cast(UTC_TIME).dt.epoch("us").to_list()
-        positions: list[int] = rows["_position"].to_list()
         truths, censored, last = self._truths, self._censored, self._last
-        for key, label, there, at, position in zip(keys, labels, known, times, positions, strict=True):
+        newest = 0
+        for (key, at, position), label, there in zip(parts, labels, known, strict=True):
             last[key] = at
+            newest = max(newest, at)
             before = truths.get(key)
-            value = label if there else None
+            # A label that is not a number is none.
+            value = label if there and label == label else None  # noqa: PLR0124
             if there and value is None:
                 censored.add(key)
             elif key in censored:
@@ -150,25 +156,22 @@ class LabelBook:
             else:
                 truth = Truth(value, before.at, before.position, before.rank)
             truths[key] = changed[key] = truth
-        self._touched.append((max(times), keys))
+        self._touched.append((newest, keys))
 
-    def _merge(self, keys: list[str], rows: pl.DataFrame) -> pl.DataFrame:
+    def _merge(self, keys: list[str], values: dict[str, list[Cell]]) -> pl.DataFrame:
         """Merge the parts into the rows known so far, and return the merged rows of these keys."""
         empty = (None,) * len(self._roots)
         before = [self._merged.get(key, empty) for key in keys]
         columns: list[list[Cell]] = []
         for place, name in enumerate(self._roots):
-            old = [row[place] for row in before]
-            if name not in rows.columns or rows[name].null_count() == rows.height:
-                columns.append(old)
-                continue
-            series = rows[name]
-            self._types[name] = _wider(self._types.get(name), series.dtype)
-            new = (series.cast(pl.Int64) if series.dtype.is_temporal() else series).to_list()
-            columns.append([was if value is None else value for was, value in zip(old, new, strict=True)])
+            new = values.get(name)
+            if new is None:
+                columns.append([row[place] for row in before])
+            else:
+                columns.append([row[place] if value is None else value for row, value in zip(before, new, strict=True)])
         self._merged.update(zip(keys, zip(*columns, strict=True), strict=True))
-        data = [_typed(name, values, self._types.get(name)) for name, values in zip(self._roots, columns, strict=True)]
-        return pl.DataFrame(data)
+        typed = [_typed(name, held, self._types.get(name)) for name, held in zip(self._roots, columns, strict=True)]
+        return pl.DataFrame(typed)
 
     def forget(self, before: int) -> None:
         """Drop keys of which nothing was heard since ``before`` (microseconds since 1970)."""
@@ -179,6 +182,25 @@ class LabelBook:
                     for held in (self._merged, self._truths, self._last):
                         held.pop(key, None)
                     self._censored.discard(key)
+
+
+def _words(keys: pl.Series) -> list[str | None]:
+    return (keys if keys.dtype == pl.String else keys.cast(pl.String)).to_list()
+
+
+def _turns(keys: Sequence[str | None]) -> list[list[int]]:
+    """Return row numbers so that the k-th parts of all keys go together: a label and its correction are seen one after the other."""
+    seen: dict[str, int] = {}
+    turns: list[list[int]] = []
+    for row, key in enumerate(keys):
+        if key is None:
+            continue
+        turn = seen.get(key, 0)
+        seen[key] = turn + 1
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append(row)
+    return turns
 
 
 def _wider(known: pl.DataType | None, found: pl.DataType) -> pl.DataType:
@@ -206,6 +228,7 @@ class Pairs:
         self._book = book
         self._frames: list[pl.DataFrame] = []
         self._starts: list[int] = []
+        self._spans: list[tuple[int, int]] = []
         self._base = 0
         self._end = 0
         self._index: dict[str, list[int]] = {}
@@ -251,11 +274,17 @@ class Pairs:
         if rows == 0:
             return first
         self._reserve(first + rows - self._base)
+        times = predictions["at"].to_physical().to_numpy()
+        low, high = int(times.min()), int(times.max())
         if self._frames and self._frames[-1].height + rows <= CHUNK_ROWS:
-            self._frames[-1] = pl.concat([self._frames[-1], predictions], how="diagonal_relaxed")
+            held = self._frames[-1]
+            same = held.schema == predictions.schema
+            self._frames[-1] = pl.concat([held, predictions], how="vertical" if same else "diagonal_relaxed")
+            self._spans[-1] = (min(low, self._spans[-1][0]), max(high, self._spans[-1][1]))
         else:
             self._frames.append(predictions)
             self._starts.append(first)
+            self._spans.append((low, high))
         self._end += rows
         index, book = self._index, self._book
         for place, key in enumerate(predictions["key"].to_list(), first):
@@ -308,53 +337,43 @@ class Pairs:
             since: From when; None for all that is kept.
             until: To when, exclusive; None for no end.
         """
-        parts: list[pl.DataFrame] = []
-        for start, frame in zip(self._starts, self._frames, strict=True):
-            times = frame["at"]
-            low, high = times.min(), times.max()
-            if isinstance(low, datetime) and until is not None and utc(low) >= utc(until):
+        low = 0 if since is None else _micros(since)
+        high = np.iinfo(np.int64).max if until is None else _micros(until)
+        frames: list[pl.DataFrame] = []
+        places: list[NDArray[np.int64]] = []
+        for start, frame, (first, last) in zip(self._starts, self._frames, self._spans, strict=True):
+            if first >= high or last < low:
                 continue
-            if isinstance(high, datetime) and since is not None and utc(high) < utc(since):
-                continue
-            parts.append(self._with_truth(start, frame))
-        whole = pl.concat(parts, how="diagonal_relaxed") if parts else self._with_truth(self._end, _empty())
-        if since is not None:
-            whole = whole.filter(pl.col("at") >= utc(since))
-        return whole if until is None else whole.filter(pl.col("at") < utc(until))
+            here = np.arange(start - self._base, start - self._base + frame.height)
+            if first < low or last >= high:
+                times = frame["at"].to_physical().to_numpy()
+                inside = (times >= low) & (times < high)
+                frame, here = frame.filter(pl.Series(inside)), here[inside]  # noqa: PLW2901
+            frames.append(frame)
+            places.append(here)
+        if not frames:
+            return self._with_truth(_empty(), np.zeros(0, dtype=np.int64))
+        whole = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
+        return self._with_truth(whole, np.concatenate(places))
 
-    def _with_truth(self, start: int, frame: pl.DataFrame) -> pl.DataFrame:
-        here = slice(start - self._base, start - self._base + frame.height)
-        label = pl.Series("label", self._label[here]).fill_nan(None)
-        shadow_version = pl.Series("shadow_version", self._shadow_version[here])
-        added = pl.DataFrame(
-            [
-                label,
-                pl.Series("label_at", self._at[here]).cast(UTC_TIME),
-                pl.Series("position", self._position[here]),
-                pl.Series("__rank", self._rank[here]),
-                shadow_version,
-                pl.Series("shadow_value", self._shadow_value[here]).fill_nan(None),
-            ]
-        )
-        unknown = pl.col("label").is_null()
+    def _with_truth(self, frame: pl.DataFrame, here: NDArray[np.int64]) -> pl.DataFrame:
+        label, shadow_value = self._label[here], self._shadow_value[here]
+        known, shadowed = ~np.isnan(label), self._shadow_version[here] != _NEVER
         return frame.hstack(
-            added.with_columns(
-                pl.when(unknown).then(None).otherwise(pl.col("label_at")).alias("label_at"),
-                pl.when(unknown).then(None).otherwise(pl.col("position")).alias("position"),
-                pl.when(pl.col("shadow_version") == _NEVER)
-                .then(None)
-                .otherwise(pl.col("shadow_version"))
-                .alias("shadow_version"),
-            )
+            [
+                _nullable("label", label, known),
+                _nullable("label_at", self._at[here], known).cast(UTC_TIME),
+                _nullable("position", self._position[here], known),
+                pl.Series("__rank", self._rank[here]),
+                _nullable("shadow_version", self._shadow_version[here], shadowed),
+                _nullable("shadow_value", shadow_value, ~np.isnan(shadow_value)),
+            ]
         )
 
     def forget(self, before: int) -> None:
         """Drop whole chunks of predictions made before a moment (microseconds since 1970)."""
         gone = 0
-        for frame in self._frames[:-1]:
-            newest = frame["at"].max()
-            if not isinstance(newest, datetime) or round(utc(newest).timestamp() * 1e6) >= before:
-                break
+        while gone < len(self._frames) - 1 and self._spans[gone][1] < before:
             gone += 1
         if not gone:
             return
@@ -375,7 +394,8 @@ class Pairs:
             if name == "_shadow_version":
                 moved[held.size - shift :] = _NEVER
             setattr(self, name, moved)
-        self._frames, self._starts, self._base = self._frames[gone:], self._starts[gone:], base
+        self._frames, self._starts, self._spans = self._frames[gone:], self._starts[gone:], self._spans[gone:]
+        self._base = base
         self._requests = {request: at for request, at in self._requests.items() if at >= before}
 
     def maturity(self, since: datetime | None = None, until: datetime | None = None) -> Maturity:
@@ -403,4 +423,14 @@ def _empty() -> pl.DataFrame:
 
 def keep_from(now: datetime, retention: timedelta) -> int:
     """Return the moment before which things are forgotten, microseconds since 1970."""
-    return round((utc(now) - retention).timestamp() * 1e6)
+    return _micros(now - retention)
+
+
+def _micros(moment: datetime) -> int:
+    return micros(utc(moment))
+
+
+def _nullable(name: str, values: NDArray[np.float64] | NDArray[np.int64], known: NDArray[np.bool_]) -> pl.Series:
+    """Return values as a column, null where they are not known."""
+    column = pl.Series(name, values)
+    return column if known.all() else column.set(pl.Series(~known), None)

@@ -6,8 +6,9 @@ days is the sum of fourteen daily vectors, in any order and however they are gro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -42,7 +43,7 @@ class NumericBins(msgspec.Struct, frozen=True, tag="numeric"):
 
     def codes(self, column: pl.Series) -> NDArray[np.int64]:
         """Return each value's bin."""
-        values = column.cast(pl.Float64, strict=False).to_numpy().astype(np.float64, copy=False)
+        values = as_floats(column)
         found = np.searchsorted(np.asarray(self.edges), values, side="left")
         return np.where(np.isnan(values), len(self.edges) + 1, found).astype(np.int64)
 
@@ -73,12 +74,13 @@ class CategoricalBins(msgspec.Struct, frozen=True, tag="categorical"):
         """Return each value's bin; a value that the reference did not keep is ``other``."""
         words = as_words(column)
         other = len(self.values)
-        if other == 0:
-            found = np.full(len(words), other, dtype=np.int64)
-        else:
-            coded = words.replace_strict(self.values, list(range(other)), default=other, return_dtype=pl.Int64)
-            found = coded.fill_null(other).to_numpy().astype(np.int64)
-        found[words.is_null().to_numpy()] = other + 1
+        found = np.full(len(words), other, dtype=np.int64)
+        if other:
+            coded = words.cast(pl.Enum(self.values), strict=False).to_physical().to_numpy().astype(np.float64)
+            known = ~np.isnan(coded)
+            found[known] = coded[known].astype(np.int64)
+        if words.null_count():
+            found[words.is_null().to_numpy()] = other + 1
         return found
 
     def labels(self) -> tuple[str, ...]:
@@ -146,6 +148,12 @@ def metric_key(metric: Metric) -> str:
     return metric.name if metric.threshold == 0.5 else f"{metric.name}@{metric.threshold:g}"
 
 
+def as_floats(column: pl.Series) -> NDArray[np.float64]:
+    """Return a column as floats, NaN where it has no number."""
+    numbers = column if column.dtype == pl.Float64 else column.cast(pl.Float64, strict=False)
+    return numbers.to_numpy().astype(np.float64, copy=False)
+
+
 def as_words(column: pl.Series) -> pl.Series:
     """Return a column as text; whole floats lose their fraction, so that JSON's ``3`` and ``3.0`` are one category."""
     if column.dtype.is_float():
@@ -153,7 +161,7 @@ def as_words(column: pl.Series) -> pl.Series:
         known = column.drop_nulls()
         if bool(known.is_finite().all()) and bool(((known % 1) == 0).all()):
             column = column.cast(pl.Int64)
-    return column.cast(pl.String)
+    return column if column.dtype == pl.String else column.cast(pl.String)
 
 
 def numeric_edges(values: NDArray[np.float64], bins: int) -> tuple[float, ...]:
@@ -186,7 +194,7 @@ def numeric_bins(name: str, column: pl.Series, blocks: NDArray[np.int64], *, bin
         blocks: The day of each value, as an integer.
         bins: How many bins of equal counts; 4096 gives a grid on which KS is exact to 1/4096.
     """
-    values = column.cast(pl.Float64, strict=False).to_numpy().astype(np.float64, copy=False)
+    values = as_floats(column)
     empty = NumericBins(name, numeric_edges(values, bins), ())
     counted = count_blocks(empty.codes(column), blocks, len(empty.edges) + 2)
     return NumericBins(name, empty.edges, tuple(counted.sum(axis=0).tolist()), sampling_noise(counted))
@@ -218,12 +226,26 @@ def _tally(codes: NDArray[np.int64], index: NDArray[np.intp], blocks: int, bins:
     return np.bincount(index * bins + codes, minlength=blocks * bins).reshape(blocks, bins).astype(np.int64, copy=False)
 
 
-def sampling_noise(counted: Counts) -> float:
-    """Return the PSI that sampling whole blocks adds by itself, when the truth has not moved.
+class Noise(NamedTuple):
+    """What sampling whole blocks does to PSI by itself, when the truth has not moved.
 
-    For independent rows this is (bins - 1) / n. Rows of one day are alike (a storm delays everyone), so each bin's variance is
-    taken over whole days, as of a ratio estimator under cluster sampling, and the noise is the sum of variance / share: the
-    first-order correction of Rao and Scott (1981, JASA 76) with blocks as clusters. Never less than for independent rows.
+    Args:
+        mean: The expected PSI.
+        freedom: Degrees of freedom of its law: PSI is about ``mean / freedom`` times a chi-square variable.
+    """
+
+    mean: float
+    freedom: float
+
+
+def noise_of(counted: Counts) -> Noise:
+    """Return the noise of sampling whole blocks.
+
+    For independent rows the mean is (bins - 1) / n with bins - 1 degrees of freedom. Rows of one day are alike (a storm delays
+    everyone), so the covariance of the shares is taken over whole days, as of a ratio estimator under cluster sampling: the mean is the sum of
+    its eigenvalues relative to the shares (the first-order correction of Rao and Scott 1981, JASA 76), and the degrees of freedom
+    are (sum)^2 / (sum of squares), as bins of an ordered column move together (their second-order correction, after Satterthwaite). The mean is
+    never less than for independent rows.
 
     Args:
         counted: Counts per block and bin, shape (blocks, bins).
@@ -231,16 +253,26 @@ def sampling_noise(counted: Counts) -> float:
     totals = counted.sum(axis=0)
     rows = int(totals.sum())
     used = totals > 0
-    if rows == 0 or int(used.sum()) < 2:
-        return 0.0
-    floor = (int(used.sum()) - 1) / rows
+    bins = int(used.sum())
+    if rows == 0 or bins < 2:
+        return Noise(0.0, 1.0)
+    floor = (bins - 1) / rows
     days = counted.shape[0]
     if days < 3:
-        return floor
+        return Noise(floor, bins - 1.0)
     share = totals[used] / rows
     spread = counted[:, used] - counted.sum(axis=1, keepdims=True) * share
-    variance = days / (days - 1) * (spread**2).sum(axis=0) / rows**2
-    return max(floor, float((variance / share).sum()))
+    scaled = spread / (rows * np.sqrt(share)) * math.sqrt(days / (days - 1))
+    products = scaled @ scaled.T
+    total = float(np.trace(products))
+    if total <= floor:
+        return Noise(floor, bins - 1.0)
+    return Noise(total, min(bins - 1.0, max(1.0, total**2 / float((products**2).sum()))))
+
+
+def sampling_noise(counted: Counts) -> float:
+    """Return the PSI that sampling whole blocks is expected to give by itself."""
+    return noise_of(counted).mean
 
 
 def profile_inputs(
@@ -283,7 +315,7 @@ def profile_inputs(
 
 def days_of(times: pl.Series) -> NDArray[np.int64]:
     """Return the UTC day of each time as days since 1970."""
-    return times.cast(pl.Datetime("us", "UTC")).dt.epoch("us").to_numpy().astype(np.int64) // 86_400_000_000
+    return times.to_numpy().astype("datetime64[D]").astype(np.int64)
 
 
 def count(

@@ -45,10 +45,11 @@ def evaluate_frame(
     timed = with_time(frame)
     # What decay and calibration need is little: filtering the inputs along would cost more than judging.
     own = timed.select(column for column in ("at", "value", "label", "label_at", "version") if column in timed.columns)
+    mine = own["value"].is_not_null().to_numpy()
     if version is not None and "version" in own.columns:
-        own = own.filter(pl.col("version") == version)
-    own = own.filter(pl.col("value").is_not_null())
-    labelled = own.filter(pl.col("label").is_not_null()) if "label" in own.columns else own.clear()
+        mine &= own["version"].to_numpy() == version
+    own = own.filter(pl.Series(mine))
+    labelled = own.filter(own["label"].is_not_null()) if "label" in own.columns else own.clear()
     until = utc(now)
     mature = until - maturity_lag(labelled)
     windows: dict[str, Window] = {}

@@ -10,12 +10,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from kilter.core.clock import utc
 from kilter.core.errors import InvalidInput
 from kilter.core.evidence import Finding
 from kilter.core.statistics import block_codes
+from kilter.monitoring.profile import as_floats
 
 DAY = timedelta(days=1)
 LEAST_ROWS = 30
+DAY_US = 86_400_000_000
 UTC_TIME = pl.Datetime("us", "UTC")
 
 
@@ -58,13 +61,15 @@ def cut(frame: pl.DataFrame, until: datetime, over: timedelta) -> Window:
         until: The window's end, exclusive.
         over: The window's length.
     """
-    kept = frame.filter((pl.col("at") >= until - over) & (pl.col("at") < until))
+    times = times_of(frame["at"])
+    inside = (times >= moment(until - over)) & (times < moment(until))
+    kept = frame if inside.all() else frame.filter(pl.Series(inside))
     daily = over >= 4 * DAY
     possible = over / DAY if daily else over / timedelta(hours=1)
     least = max(2, math.ceil(possible / 2))
     if kept.height == 0:
         return Window(kept, np.zeros(0, dtype=np.int64), 0, least)
-    codes = block_codes(kept["at"].dt.replace_time_zone(None).to_numpy(), "day" if daily else "hour")
+    codes = block_codes(times[inside], "day" if daily else "hour")
     return Window(kept, codes, int(codes.max()) + 1, least)
 
 
@@ -75,10 +80,24 @@ def maturity_lag(frame: pl.DataFrame) -> timedelta:
     must not be judged by those that came. The lag is the 95 % quantile of prediction-to-label delay, rounded down to whole days; it is 0
     where labels come within the day, and where the frame does not tell (no column ``label_at``).
     """
-    if "label_at" not in frame.columns:
+    if "label_at" not in frame.columns or frame.height == 0:
         return timedelta(0)
-    delay = frame.select((pl.col("label_at") - pl.col("at")).quantile(0.95, "lower")).item()
-    return timedelta(days=max(0, delay // DAY)) if isinstance(delay, timedelta) else timedelta(0)
+    delays = times_of(frame["label_at"]) - times_of(frame["at"])
+    delays = delays[~np.isnat(delays)].astype(np.int64)
+    if delays.size == 0:
+        return timedelta(0)
+    days = int(np.quantile(delays, 0.95, method="lower")) // DAY_US
+    return timedelta(days=max(0, days))
+
+
+def times_of(column: pl.Series) -> NDArray[np.datetime64]:
+    """Return a column of UTC times as datetime64[us]."""
+    return column.to_numpy().astype("datetime64[us]", copy=False)
+
+
+def moment(time: datetime) -> np.datetime64:
+    """Return a moment as datetime64[us], UTC."""
+    return np.datetime64(utc(time).replace(tzinfo=None), "us")
 
 
 def too_little(name: str, allowed: str, rule: str, window: Window) -> Finding:
@@ -95,4 +114,4 @@ def enough(window: Window) -> bool:
 
 def column(window: Window, name: str) -> NDArray[np.float64]:
     """Return a column of the window as floats."""
-    return window.frame[name].cast(pl.Float64).to_numpy().astype(np.float64, copy=False)
+    return as_floats(window.frame[name])

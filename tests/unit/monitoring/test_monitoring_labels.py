@@ -40,7 +40,9 @@ class World:
         self.front = PredictionLog.open(self.folder, "main", readonly=False)
         self.joins: list[LabelJoin] = []
 
-    def predict(self, *keys: str, loop: str = "late", request: str = "", version: int = 1, front: PredictionLog | None = None) -> int:
+    def predict(
+        self, *keys: str, loop: str = "late", request: str = "", version: int = 1, front: PredictionLog | None = None
+    ) -> int:
         return (front or self.front).append(
             PredictionBatch(
                 at=self.clock.now(), loop=loop, generation=1, share=0, keys=list(keys), times=[self.clock.now()] * len(keys),
@@ -94,7 +96,9 @@ def test_a_label_joins_its_prediction_when_it_comes(world: World) -> None:
     found = join.joined("late")
     assert rows(found, "key", "label", "label_at") == [("b", 1.0, START + HOUR), ("a", 0.0, START + 2 * HOUR)]
     assert found["position"].is_sorted()
-    assert {"id", "at", "time", "version", "arm", "share", "value", "x_hour", "x_carrier", "shadow_version"} <= {*found.columns}
+    assert {"id", "at", "time", "version", "arm", "share", "value", "x_hour", "x_carrier", "shadow_version"} <= {
+        *found.columns
+    }
     assert join.catch_up() == 0
 
 
@@ -194,7 +198,9 @@ def test_a_bulk_load_brings_labels_too(world: World) -> None:
     join = world.join()
     world.predict("a", "b")
     world.land("a", 2)
-    frame = pl.DataFrame({"flight_id": ["a", "b"], "sched_dep": [START] * 2, "arr_delay": [50, 60], "arr_time": [START] * 2})
+    frame = pl.DataFrame(
+        {"flight_id": ["a", "b"], "sched_dep": [START] * 2, "arr_delay": [50, 60], "arr_time": [START] * 2}
+    )
     world.data.ingest("flights", frame)
     world.land("b", 1)
     join.catch_up()
@@ -204,7 +210,9 @@ def test_a_bulk_load_brings_labels_too(world: World) -> None:
 def test_a_shadow_stands_beside_the_predictions_it_was_copied_from(world: World) -> None:
     join = world.join()
     position = world.predict("a", "b", "c")
-    world.front.append(ShadowBatch(at=START, loop="late", position=position, rows=[0, 2], version=2, values=[0.5, 0.75]))
+    world.front.append(
+        ShadowBatch(at=START, loop="late", position=position, rows=[0, 2], version=2, values=[0.5, 0.75])
+    )
     join.catch_up()
     found = join.predictions("late")
     assert rows(found, "key", "shadow_version", "shadow_value") == [("a", 2, 0.5), ("b", None, None), ("c", 2, 0.75)]
@@ -243,7 +251,9 @@ def test_what_is_older_than_the_retention_is_forgotten(world: World) -> None:
     for day in range(40):
         keys = [f"{day}-{number}" for number in range(600)]
         position = world.predict(*keys)
-        world.front.append(ShadowBatch(at=world.clock.now(), loop="late", position=position, rows=[5], version=2, values=[0.5]))
+        world.front.append(
+            ShadowBatch(at=world.clock.now(), loop="late", position=position, rows=[5], version=2, values=[0.5])
+        )
         world.land(f"{day}-1", 40)
         join.catch_up()
         world.clock.advance(timedelta(days=1))

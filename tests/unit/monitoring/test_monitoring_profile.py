@@ -126,7 +126,9 @@ def test_a_profile_survives_json_and_names_its_inputs() -> None:
     start = np.datetime64("2013-01-01", "us")
     times = start + generator.integers(0, 60 * 86_400, 5000) * np.timedelta64(1_000_000, "us")
     labels = generator.integers(0, 2, 5000).astype(float)
-    holdout = np.datetime64("2013-03-02", "us") + generator.integers(0, 7 * 86_400, 900) * np.timedelta64(1_000_000, "us")
+    holdout = np.datetime64("2013-03-02", "us") + generator.integers(0, 7 * 86_400, 900) * np.timedelta64(
+        1_000_000, "us"
+    )
     truth = generator.integers(0, 2, 900).astype(float)
     made = reference_profile(
         pl.DataFrame({"delay": generator.normal(size=5000), "carrier": generator.choice(["AA", "UA"], 5000)}),
