@@ -18,7 +18,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from kilter.core.errors import InsufficientData, KilterError
+from kilter.core.durations import parse_duration
+from kilter.core.errors import KilterError
 from kilter.data.dataset import Dataset
 from kilter.evaluation.declare import auc, log_loss
 from kilter.evaluation.metrics import row_losses
@@ -54,16 +55,18 @@ from kilter.loop.records import (
 )
 from kilter.loop.steps import canary_of, primary_metric, shadow_of
 from kilter.loop.summary import traffic_of
+from kilter.monitoring.declare import Drift
 from kilter.monitoring.profile import ReferenceProfile
 from kilter.monitoring.rules import evaluate_frame
+from kilter.packaging.formats import export
+from kilter.packaging.loading import load_model
+from kilter.packaging.native import ModelSpec
 from kilter.release import rules, shadow
 from kilter.serving.router import Router
 
 Floats = NDArray[np.float64]
 DAY = timedelta(days=1)
 _THE_END = datetime(9999, 1, 1, tzinfo=UTC)
-_LOOK_BACK = timedelta(days=35)
-"""How far back monitors and the evidence of a release look, at most."""
 
 
 @dataclass(frozen=True)
@@ -146,15 +149,20 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     daily: tuple[tuple[date, float], ...]
 
 
-class _Fitted:
-    """A fitted model as something that predicts, without packaging it."""
+class _Native:
+    """A fitted model in its native library, as it would be served, without a store."""
 
     def __init__(self, fitted: Fitted) -> None:
-        self._model = fitted.model
+        exported = export(fitted.model, "binary")
+        spec = ModelSpec(
+            flavor=exported.flavor, columns=len(fitted.training.names), iterations=exported.iterations
+        )
+        self._model = load_model(spec, exported.data)
 
     def predict(self, matrix: Floats, /) -> Floats:
-        found: Floats = np.asarray(self._model.predict_proba(matrix), dtype=np.float64)[:, 1]  # type: ignore[attr-defined]
-        return found
+        held = np.ascontiguousarray(matrix, dtype="<f8")
+        answers = self._model.predict(held.tobytes(), *held.shape) if len(held) else b""
+        return np.frombuffer(answers, dtype="<f8").copy()
 
 
 class Trainer:
@@ -163,10 +171,10 @@ class Trainer:
     Args:
         loop: The declaration.
         prepared: All rows of history with features and labels, from ``building.prepare``.
-        load: From a fitted model to something that predicts; the default asks the model itself.
+        load: From a fitted model to something that predicts; the default is its native library.
     """
 
-    def __init__(self, loop: AnyLoop, prepared: pl.DataFrame, load: Callable[[Fitted], Predicts] = _Fitted) -> None:
+    def __init__(self, loop: AnyLoop, prepared: pl.DataFrame, load: Callable[[Fitted], Predicts] = _Native) -> None:
         self.loop = loop
         self.table = table_of(loop)
         self.prepared = with_truth(loop, prepared, _THE_END).sort(self.table.time, self.table.key)
@@ -240,7 +248,7 @@ class _Replay:
     def _train(self, action: StartTraining, now: datetime) -> Events:
         try:
             fitted, runtime, reference, cost = self.trainer.train(action.at, holdout=not self.variant.blind or not self.versions)
-        except (KilterError, InsufficientData) as error:
+        except KilterError as error:
             return TrainingFailed(at=now, action=action.id, reason=str(error))
         version = len(self.versions) + 1
         self.versions[version] = _Version(fitted, runtime, reference)
@@ -336,14 +344,15 @@ class _Replay:
         one = self.versions[version]
         return one.runtime.predict(one.fitted.training.encoding.matrix(rows))
 
-    def _recent(self, since: datetime, now: datetime) -> pl.DataFrame:
-        """Return answered rows with the labels that are known now."""
-        frames = [frame for frame in self.answered[-_LOOK_BACK.days - 2 :] if frame.height]
+    def _recent(self, since: datetime, now: datetime, *, inputs: bool = False) -> pl.DataFrame:
+        """Return answered rows with the labels that are known now, and their inputs if asked."""
+        frames = [frame for frame in self.answered[-(now - since).days - 2 :] if frame.height]
         if not frames:
             return pl.DataFrame()
         known = pl.col("label_at") <= now
+        wanted = [name for name in frames[0].columns if inputs or not name.startswith("x_")]
         return (
-            pl.concat(frames)
+            pl.concat([frame.select(wanted) for frame in frames])
             .filter((pl.col("at") >= since) & (pl.col("at") < now))
             .with_columns(pl.when(known).then("label"), pl.when(known).then("label_at"))
         )
@@ -371,7 +380,8 @@ class _Replay:
         watched = [monitor for monitor in self.trainer.loop.monitors if monitor.name in self.state.policy.on]
         if not watched:
             return
-        rows = self._recent(now - _LOOK_BACK, now)
+        back = max(parse_duration(monitor.over) for monitor in watched) + 2 * DAY
+        rows = self._recent(now - back, now, inputs=any(isinstance(monitor, Drift) for monitor in watched))
         if not rows.height:
             return
         for monitor, finding, raised in evaluate_frame(

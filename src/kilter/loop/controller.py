@@ -20,7 +20,7 @@ import msgspec
 from kilter.core.clock import Clock
 from kilter.core.durations import parse_duration
 from kilter.core.errors import KilterError, NotFound
-from kilter.core.evidence import Finding, Verdict
+from kilter.core.evidence import Finding
 from kilter.engines.compute.processes import Compute, Job
 from kilter.engines.sql.lease import Lease
 from kilter.loop import jobs
@@ -191,7 +191,6 @@ class Driver:
         self._jobs: dict[str, Job] = {}
         self._day: datetime | None = None
         self._seen: datetime | None = None
-        self._told: tuple[int, Verdict] | None = None
         self._profiles: dict[int, ReferenceProfile] = {}
         self._doing: dict[type, Callable[..., bool]] = {
             StartTraining: self._train,
@@ -281,7 +280,6 @@ class Driver:
     def _judge_canary(self, row: Row, now: datetime) -> None:
         release = row.state.release
         if release is None or release.work != "canary" or release.version is None:
-            self._told = None
             return
         version = release.version
         history = self._workspace.models.history(self._name, version)
@@ -296,10 +294,9 @@ class Driver:
             since=began,
             at=now,
         )
-        if finding.verdict != "inconclusive" and self._told != (version, finding.verdict):
+        if finding.verdict != release.evidence:
             self._keep(version, "canary", (finding,), now)
             self._feed(CanaryJudged(at=now, version=version, verdict=finding.verdict, finding=finding))
-            self._told = (version, finding.verdict)
 
     def _keep(self, version: int, kind: str, findings: tuple[Finding, ...], at: datetime) -> None:
         with self._workspace.database.transaction() as connection:
@@ -394,6 +391,8 @@ class Driver:
 
     def _steer(self, action: Traffic, now: datetime) -> bool:
         generation = self._plan(action, now)
+        if generation is None:
+            return True
         if self._workspace.endpoints.applied(self._name) < generation:
             reason = self._refusal(generation)
             if reason:
@@ -403,8 +402,12 @@ class Driver:
         self._feed(TrafficSet(at=now, action=action.id))
         return True
 
-    def _plan(self, action: Traffic, now: datetime) -> int:
-        """Write the endpoint's plan, and the aliases that go with it, in one transaction; return the plan's generation."""
+    def _plan(self, action: Traffic, now: datetime) -> int | None:
+        """Write the endpoint's plan, and the aliases that go with it, in one transaction.
+
+        Returns:
+            The plan's generation, or None when the action is no longer wanted.
+        """
         traffic = traffic_of(action)
         row = self._ledger.row(self._name)
         loop = self._loop(row.spec)
@@ -422,6 +425,9 @@ class Driver:
         )
         with self._workspace.database.transaction() as connection:
             self._fence(connection)
+            pending = self._ledger.row(self._name, connection).state.pending
+            if all(entry.action.id != action.id for entry in pending):
+                return None  # a newer action has taken its place meanwhile; an old plan must not undo it
             self._workspace.models.set_alias(connection, self._name, "champion", traffic.champion, now)
             self._workspace.models.set_alias(connection, self._name, "challenger", traffic.challenger, now)
             return self._workspace.endpoints.set_plan(plan, connection)

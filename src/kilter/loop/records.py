@@ -337,7 +337,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
         since: When the present stage began to take traffic (or to wait), or None before the endpoint confirmed it.
         due: When the present stage is next examined: the end of a bake, or the next look. None before ``since``.
         look: How many looks at the shadow were taken.
-        evidence: The verdict of the canary; the test is valid at any time, so that a ``pass`` once reached stays.
+        evidence: The canary's latest verdict: harm can come later than good days, so a ``pass`` has to stand when it is used.
         outcome: The stage that the version gets when the training or gating in flight ends, once it was withdrawn.
         reason: Why it was withdrawn.
     """

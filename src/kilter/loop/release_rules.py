@@ -205,7 +205,7 @@ def examine_canary(turn: Turn) -> None:
 
 
 def canary_judged(turn: Turn, event: CanaryJudged) -> None:
-    """A breach rolls back at once, whatever is pending; a proof is kept for the end of the last step."""
+    """A breach rolls back at once, whatever is pending; a proof has to stand at the end of the last step."""
     release = turn.state.release
     if release is None or release.version != event.version or release.work not in {"canary", "promoting"}:
         return
@@ -214,8 +214,8 @@ def canary_judged(turn: Turn, event: CanaryJudged) -> None:
         roll_back(turn, release, "rolled_back", reason)
         turn.notify(f"v{event.version} of {turn.state.policy.loop} was rolled back", reason)
         count_rejection(turn)
-    elif event.verdict == "pass" and release.evidence != "pass":
-        turn.change_release(release, evidence="pass")
+    elif event.verdict != release.evidence and release.work == "canary":
+        turn.change_release(release, evidence=event.verdict)
 
 
 def _due(turn: Turn, release: Release) -> bool:

@@ -200,12 +200,10 @@ class Workspace:
     Args:
         store: The places.
         clock: The time.
-        writes_rows: Whether this process takes in rows; only one process of a store can.
     """
 
-    def __init__(self, store: Store, clock: Clock | None = None, *, writes_rows: bool = False) -> None:
+    def __init__(self, store: Store, clock: Clock | None = None) -> None:
         self.store = store
-        self._writes_rows = writes_rows
         self.clock: Clock = clock or SystemClock()
         self._closers: list[Callable[[], None]] = []
 
@@ -215,8 +213,6 @@ class Workspace:
         target: str | os.PathLike[str] | Store = DEFAULT_STORE,
         clock: Clock | None = None,
         home: str | None = None,
-        *,
-        writes_rows: bool = False,
     ) -> Workspace:
         """Open a store, making it when it is not there, and bring its schema up to date.
 
@@ -224,8 +220,7 @@ class Workspace:
             target: The store, as ``Store.parse`` reads it.
             clock: The time; the machine's, if not given.
             home: The local folder of a remote store.
-            writes_rows: Whether this process takes in rows; only one process of a store can.
-
+    
         Raises:
             Unavailable: When the folder is read-only or the database can't be reached.
             Damaged: When what is there is no store.
@@ -239,10 +234,8 @@ class Workspace:
                 where=str(store.folder),
                 fix="choose a folder that you can write to with --store",
             ) from error
-        workspace = cls(store, clock, writes_rows=writes_rows)
+        workspace = cls(store, clock)
         workspace.database.migrate()
-        if writes_rows:
-            workspace.features.follow()
         return workspace
 
     # ---------------------------------------------------------------- engines
@@ -267,7 +260,7 @@ class Workspace:
     @cached_property
     def online(self) -> OnlineStore:
         """Online features."""
-        store = OnlineStore.open(self.store.folder / "online", readonly=not self._writes_rows)
+        store = OnlineStore.open(self.store.folder / "online")
         self._closers.append(store.close)
         return store
 
@@ -285,9 +278,11 @@ class Workspace:
     @cached_property
     def data(self) -> DataService:
         """Tables and their rows."""
-        log = Log.open(self.store.folder / "log" / "rows", readonly=not self._writes_rows)
+        log = Log.open(self.store.folder / "log" / "rows", readonly=True)  # the first append claims it
         self._closers.append(log.close)
-        return DataService(self.database, self.tables, log, self.clock)
+        service = DataService(self.database, self.tables, log, self.clock)
+        service.on_append.append(lambda batch: self.features.observe(batch))
+        return service
 
     @cached_property
     def features(self) -> FeatureService:
