@@ -64,7 +64,7 @@ class Merged:
             at: The newest arrival that is reached by this, in microseconds.
         """
         if parts.height:
-            rows = self._rows(parts[self._key].to_list())
+            rows = self._rows_of(parts[self._key])
             ranks = _ranks(rows)
             arrays = {
                 name: self._column(name, kind).encode(parts[name])
@@ -107,10 +107,26 @@ class Merged:
                 row = index[key] = len(index)
                 self._keys.append(key)
             found.append(row)
-        rows = np.array(found, dtype=np.int64)
+        self._grow()
+        return np.array(found, dtype=np.int64)
+
+    def _grow(self) -> None:
         for column in (*self._columns.values(), self._written, self._arrived):
-            column.grow(len(index))
-        return rows
+            column.grow(len(self._index))
+
+    def _rows_of(self, keys: pl.Series) -> np.ndarray:
+        """Return the rows of many keys: each distinct key goes through the index once."""
+        distinct = keys.unique(maintain_order=True)
+        if self._index:
+            places = self._rows(distinct.to_list())
+        else:
+            self._keys = distinct.to_list()
+            self._index = dict(zip(self._keys, range(len(self._keys)), strict=True))
+            self._grow()
+            places = np.arange(len(self._keys))
+        if len(distinct) == len(keys):
+            return places
+        return keys.replace_strict(distinct, pl.Series(places), return_dtype=pl.Int64).to_numpy()
 
     def _column(self, name: str, kind: str) -> _Column:
         column = self._columns.get(name)

@@ -86,5 +86,5 @@ def maximum(column: str, over: str) -> Aggregate:
 
 
 def latest(column: str, over: str) -> Aggregate:
-    """Take the value of the newest event in the window; ties go to the row that was written last."""
+    """Take the value of the newest event in the window that has one; of events at one moment, that of the greatest key."""
     return Aggregate("last", over, column)
