@@ -130,5 +130,5 @@ def test_a_truth_has_the_same_place_whether_parts_come_one_by_one_or_at_once(par
         left, right = at_once.get(key), one_by_one.get(key)
         assert (left is None) == (right is None)
         if left is not None and right is not None:
-            assert left[:3] == right[:3]
+            assert (left.label, left.at, left.position) == (right.label, right.at, right.position)
         assert at_once.is_censored(key) == one_by_one.is_censored(key)

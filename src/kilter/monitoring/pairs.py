@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,7 +29,7 @@ _NEVER = np.iinfo(np.int64).min
 Cell = float | int | str | bool | None
 
 
-class Truth(NamedTuple):
+class Truth(msgspec.Struct, frozen=True, gc=False):
     """What is known of one key: its label now, and when and where a label first came."""
 
     label: float | None
@@ -108,17 +107,30 @@ class LabelBook:
             rows: The key, any columns of the table, ``_at`` (UTC) and ``_position``.
         """
         changed: dict[str, Truth] = {}
-        if rows.height == 0:
+        # A part that says nothing about the label's columns (a plane is scheduled) can't change a label.
+        said = np.zeros(rows.height, dtype=np.bool_)
+        for name in self._roots:
+            if name in rows.columns:
+                said |= rows[name].is_not_null().to_numpy()
+        if not said.any():
             return changed
-        keys: list[str | None] = _words(rows[self._key])
-        times: list[int] = rows["_at"].to_physical().to_list()
-        positions: list[int] = rows["_position"].to_list()
-        columns = {name: self._values(name, rows[name]) for name in self._roots if name in rows.columns}
-        for turn in _turns(keys):
-            here = [(keys[row], times[row], positions[row]) for row in turn]
-            whole = len(turn) == rows.height
-            values = columns if whole else {name: [held[row] for row in turn] for name, held in columns.items()}
-            self._round([(str(key), at, position) for key, at, position in here], values, changed)
+        told = rows if said.all() else rows.filter(pl.Series(said))
+        keys = _words(told[self._key])
+        times: list[int] = told["_at"].to_physical().to_list()
+        positions: list[int] = told["_position"].to_list()
+        columns = {name: self._values(name, told[name]) for name in self._roots if name in told.columns}
+        turns = _turns(keys)
+        if len(turns) == 1 and len(turns[0]) == told.height:
+            self._round([str(key) for key in keys], times, positions, columns, changed)
+            return changed
+        for turn in turns:
+            self._round(
+                [str(keys[row]) for row in turn],
+                [times[row] for row in turn],
+                [positions[row] for row in turn],
+                {name: [held[row] for row in turn] for name, held in columns.items()},
+                changed,
+            )
         return changed
 
     def _values(self, name: str, series: pl.Series) -> list[Cell]:
@@ -127,18 +139,20 @@ class LabelBook:
         return (series.to_physical() if series.dtype.is_temporal() else series).to_list()
 
     def _round(
-        self, parts: list[tuple[str, int, int]], values: dict[str, list[Cell]], changed: dict[str, Truth]
+        self,
+        keys: list[str],
+        times: list[int],
+        positions: list[int],
+        values: dict[str, list[Cell]],
+        changed: dict[str, Truth],
     ) -> None:
         """Take in parts of which each key has one."""
-        keys = [key for key, _, _ in parts]
         judged = self._merge(keys, values).select(self._expression, self._known)
         labels: list[float | None] = judged["__label"].to_list()
         known: list[bool] = judged["__known"].to_list()
         truths, censored, last = self._truths, self._censored, self._last
-        newest = 0
-        for (key, at, position), label, there in zip(parts, labels, known, strict=True):
-            last[key] = at
-            newest = max(newest, at)
+        last.update(zip(keys, times, strict=True))
+        for key, at, position, label, there in zip(keys, times, positions, labels, known, strict=True):
             before = truths.get(key)
             # A label that is not a number is none.
             value = label if there and label == label else None  # noqa: PLR0124
@@ -156,7 +170,7 @@ class LabelBook:
             else:
                 truth = Truth(value, before.at, before.position, before.rank)
             truths[key] = changed[key] = truth
-        self._touched.append((newest, keys))
+        self._touched.append((max(times), keys))
 
     def _merge(self, keys: list[str], values: dict[str, list[Cell]]) -> pl.DataFrame:
         """Merge the parts into the rows known so far, and return the merged rows of these keys."""
@@ -231,7 +245,9 @@ class Pairs:
         self._spans: list[tuple[int, int]] = []
         self._base = 0
         self._end = 0
-        self._index: dict[str, list[int]] = {}
+        # Most keys are predicted once: a list for each would be work for the garbage collector alone.
+        self._index: dict[str, int] = {}
+        self._again: dict[str, list[int]] = {}
         self._label = np.full(CHUNK_ROWS, np.nan)
         self._at = np.zeros(CHUNK_ROWS, dtype=np.int64)
         self._position = np.zeros(CHUNK_ROWS, dtype=np.int64)
@@ -286,10 +302,11 @@ class Pairs:
             self._starts.append(first)
             self._spans.append((low, high))
         self._end += rows
-        index, book = self._index, self._book
+        index, truth_of = self._index, self._book.get
         for place, key in enumerate(predictions["key"].to_list(), first):
-            index.setdefault(key, []).append(place)
-            truth = book.get(key)
+            if index.setdefault(key, place) != place:
+                self._again.setdefault(key, []).append(place)
+            truth = truth_of(key)
             if truth is not None:
                 self._write(place, truth)
         return first
@@ -297,8 +314,12 @@ class Pairs:
     def learn(self, truths: dict[str, Truth]) -> None:
         """Write truths that are new or have changed beside their predictions."""
         for key, truth in truths.items():
-            for place in self._index.get(key, ()):
-                self._write(place, truth)
+            place = self._index.get(key)
+            if place is None:
+                continue
+            self._write(place, truth)
+            for later in self._again.get(key, ()):
+                self._write(later, truth)
 
     def shadow(self, places: NDArray[np.int64], version: int, values: Sequence[float]) -> None:
         """Write what a shadow answered beside the predictions it was copied from.
@@ -380,11 +401,7 @@ class Pairs:
         base = self._starts[gone]
         for frame in self._frames[:gone]:
             for key in frame["key"].to_list():
-                kept = [place for place in self._index.get(key, ()) if place >= base]
-                if kept:
-                    self._index[key] = kept
-                else:
-                    self._index.pop(key, None)
+                self._drop(key, base)
         shift = base - self._base
         for name in ("_label", "_at", "_position", "_rank", "_shadow_version", "_shadow_value"):
             held = getattr(self, name)
@@ -397,6 +414,18 @@ class Pairs:
         self._frames, self._starts, self._spans = self._frames[gone:], self._starts[gone:], self._spans[gone:]
         self._base = base
         self._requests = {request: at for request, at in self._requests.items() if at >= before}
+
+    def _drop(self, key: str, base: int) -> None:
+        """Forget the places of a key before ``base``."""
+        if self._index.get(key, base) >= base:
+            return
+        kept = [place for place in self._again.pop(key, ()) if place >= base]
+        if not kept:
+            del self._index[key]
+            return
+        self._index[key] = kept[0]
+        if kept[1:]:
+            self._again[key] = kept[1:]
 
     def maturity(self, since: datetime | None = None, until: datetime | None = None) -> Maturity:
         """Return how far the truth has come for predictions of ``since <= at < until``."""
