@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kilter.data.declare import Label
-from kilter.monitoring.pairs import LabelBook, Pairs, in_order_of_arrival
+from kilter.monitoring.pairs import Pairs, in_order_of_arrival
+from kilter.monitoring.truths import LabelBook
 
 START = datetime(2013, 3, 1, tzinfo=UTC)
 TIME = pl.Datetime("us", "UTC")

@@ -19,7 +19,8 @@ from kilter.core.errors import NotFound
 from kilter.data.batch import Batch, micros, moment_of, parts_frame
 from kilter.data.declare import Label, Table
 from kilter.data.records import TableInfo
-from kilter.monitoring.pairs import LabelBook, Maturity, Pairs, in_order_of_arrival, keep_from
+from kilter.monitoring.pairs import Maturity, Pairs, in_order_of_arrival, keep_from
+from kilter.monitoring.truths import LabelBook
 from kilter.serving.recording import PredictionLog, fronts, to_frame
 from kilter.serving.records import PredictionBatch, Record, ShadowBatch
 
