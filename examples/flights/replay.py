@@ -138,6 +138,17 @@ class Traffic:
             self.seconds.append(time.perf_counter() - began)
         return predictions
 
+    def workers(self) -> list[dict]:
+        """Return the loaded versions with the process ids of their workers."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
+        try:
+            connection.request("GET", "/models")
+            found = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+        mine = [endpoint for endpoint in found["endpoints"] if endpoint["loop"] == self.loop]
+        return [version for endpoint in mine for version in endpoint.get("versions", [])]
+
     def _send(self, body: str, key: str) -> tuple[dict | None, str]:
         connection = getattr(self._local, "connection", None)
         if connection is None:

@@ -89,8 +89,9 @@ class Stage:
         return True
 
     def link(self) -> str:
-        """Return a link that opens the page in a browser."""
-        return self.page
+        """Return a link that opens the page in a browser, once."""
+        ups = [line for line in said(self.store.folder / "up.log") if line.get("event") == "up"]
+        return str(ups[-1]["link"]) if ups else self.page
 
     def stop(self) -> None:
         """End everything, and wait until it has ended."""
