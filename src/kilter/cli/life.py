@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kilter.cli.arguments import Parser
-from kilter.cli.output import answer, fields, plain, say, table
+from kilter.cli.output import answer, plain, say, table
 from kilter.cli.target import connected, environment_name, who
 from kilter.core.errors import InvalidInput
 
@@ -176,8 +176,9 @@ def _show_plan(found: Planned) -> None:
     if not found.changes:
         say("no changes")
     for change in found.changes:
-        fields(change, indent="  ")
-        say()
+        say(f"  {plain(change.sentence())}")
+        for line in change.diff.splitlines():
+            say(f"    {plain(line)}")
 
 
 def _show_statuses(found: tuple[LoopStatus, ...]) -> None:

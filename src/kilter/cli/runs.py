@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from kilter.cli.arguments import Parser, verbs
-from kilter.cli.output import answer, fields, records, say, table
+from kilter.cli.output import answer, fields, plain, records, say, table
 from kilter.cli.target import connected
 
 
@@ -46,7 +46,7 @@ def _list(options: argparse.Namespace) -> None:
                     run.name,
                     run.status,
                     run.started_at,
-                    ", ".join(f"{one.name}={one.last}" for one in run.metrics[:4]),
+                    ", ".join(f"{one.name}={plain(one.last)}" for one in run.metrics[:4]),
                 )
                 for run in found.runs
             ),
