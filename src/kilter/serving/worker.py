@@ -27,10 +27,13 @@ def serve(connection: socket.socket) -> None:
     reader = Reader()
     model: NativeModel | None = None
     columns = 0
+    # One buffer for all reads: a fresh one of this size would be mapped and unmapped by the kernel every time.
+    buffer = memoryview(bytearray(_READ))
     while True:
-        data = connection.recv(_READ)
-        if not data:
+        size = connection.recv_into(buffer)
+        if not size:
             return
+        data = bytes(buffer[:size])
         rows: list[tuple[int, int, bytes]] = []
         for kind, ticket, count, payload in reader.feed(data):
             if kind == ROWS:

@@ -25,7 +25,8 @@ log = logging.getLogger("kilter.serving")
 Done = Callable[[bytes | None, bool], None]
 """Takes the answers (float64), or None with True when the worker died and False when the model refused the rows."""
 
-_BACKOFF_FIRST, _BACKOFF_MOST = 0.05, 5.0
+# A worker that had been ready comes back soon, because requests wait for it; one that never was is not tried in a hurry.
+_BACKOFF_FIRST, _BACKOFF_READY, _BACKOFF_MOST = 0.05, 0.5, 5.0
 _STABLE_SECONDS = 10.0
 _EXIT_SECONDS = 2.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -41,6 +42,7 @@ class Worker(asyncio.Protocol):
 
     def __init__(self, pool: Pool, hello: bytes) -> None:
         self.ready = False
+        self.served = False
         self.refusal = ""
         self.rows = 0
         self.started = pool.clock()
@@ -96,7 +98,7 @@ class Worker(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Give back what was in flight."""
-        self.ready = False
+        self.served, self.ready = self.ready, False
         self._transport = None
         lost, self._asked = self._asked, {}
         self.rows = 0
@@ -231,8 +233,9 @@ class Pool:
             return
         self.restarts += 1
         stable = self.clock() - worker.started > _STABLE_SECONDS
-        delay = 0.0 if stable or self._backoff == 0.0 else self._backoff
-        self._backoff = _BACKOFF_FIRST if stable else min(max(self._backoff * 2, _BACKOFF_FIRST), _BACKOFF_MOST)
+        most = _BACKOFF_READY if worker.served else _BACKOFF_MOST
+        delay = 0.0 if stable else min(self._backoff, most)
+        self._backoff = _BACKOFF_FIRST if stable else min(max(self._backoff * 2, _BACKOFF_FIRST), most)
         log.warning("worker %d died; the next one starts in %.2f s", worker.pid, delay)
         _keep(self._respawn(delay), self._starting)
 
