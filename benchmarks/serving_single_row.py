@@ -28,6 +28,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import lightgbm
 import msgspec
 import numpy as np
 import uvloop
@@ -37,7 +38,8 @@ from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database, metadata
-from kilter.packaging.bundle import load, package
+from kilter.packaging.bundle import fetch, package
+from kilter.packaging.loading import load_model
 from kilter.serving.front import Front, FrontConfig
 from kilter.serving.http import Request
 from kilter.serving.records import TrafficPlan
@@ -63,14 +65,14 @@ async def serve_with_echo(config: FrontConfig) -> None:
 
 
 def prepare(folder: Path) -> tuple[FrontConfig, str, Any]:
-    import lightgbm
-
     random = np.random.default_rng(0)
     X = random.normal(size=(20_000, len(NAMES)))
     y = (X[:, 0] + random.normal(size=len(X)) > 0).astype(int)
     model = lightgbm.LGBMClassifier(n_estimators=80, num_leaves=31, n_jobs=1, verbosity=-1).fit(X, y)
     objects = ObjectStore.open(str(folder / "objects"))
-    bundle = package(model, Encoding(NAMES, ("numeric",) * len(NAMES), {}), X, [], objects, table=Table("t", "id", "at"))
+    bundle = package(
+        model, Encoding(NAMES, ("numeric",) * len(NAMES), {}), X, [], objects, table=Table("t", "id", "at")
+    )
     url = f"sqlite:///{folder / 'kilter.db'}"
     database = Database.open(url)
     with database.transaction() as connection:
@@ -80,7 +82,11 @@ def prepare(folder: Path) -> tuple[FrontConfig, str, Any]:
     )
     database.close()
     config = FrontConfig(
-        database=url, objects=str(folder / "objects"), logs=str(folder / "log"), port=0, announce=str(folder / "front.json")
+        database=url,
+        objects=str(folder / "objects"),
+        logs=str(folder / "log"),
+        port=0,
+        announce=str(folder / "front.json"),
     )
     return config, bundle.digest, model
 
@@ -177,11 +183,12 @@ def measure(count: int) -> dict[str, Any]:
         config, digest, model = prepare(folder)
         row = np.random.default_rng(1).normal(size=(1, len(NAMES)))
         booster = model.booster_
-        runtime = load(digest, ObjectStore.open(config.objects))
+        parts = fetch(digest, ObjectStore.open(config.objects))
+        native = load_model(parts.manifest.spec(), parts.model)
         raw = row.tobytes()
         calls = {
             "booster": bare(lambda: booster.predict(row, num_threads=1)),
-            "native": bare(lambda: runtime._model.predict(raw, 1, len(NAMES))),
+            "native": bare(lambda: native.predict(raw, 1, len(NAMES))),
         }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scikit-learn's wrapper warns of a matrix without names

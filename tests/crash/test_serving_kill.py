@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -60,7 +61,9 @@ class Load:
             while True:
                 url = str(self.front.client.base_url)
                 try:
-                    answer = client.post(f"{url}/predict/late", json={"rows": rows}, headers={"idempotency-key": names[0]})
+                    answer = client.post(
+                        f"{url}/predict/late", json={"rows": rows}, headers={"idempotency-key": names[0]}
+                    )
                 except httpx.TransportError as error:
                     if not self.retry:
                         self.failed.append(repr(error))
@@ -118,7 +121,9 @@ def test_killing_workers_fails_no_request_and_every_answer_is_on_record(tmp_path
     randomly = random.Random(0)
     with RunningFront(tmp_path) as front:
         bundles = two_models(front)
-        front.plan(TrafficPlan(loop="late", champion=1, challenger=2, mode="canary", share=50, bundles=bundles, fallback=0.5))
+        front.plan(
+            TrafficPlan(loop="late", champion=1, challenger=2, mode="canary", share=50, bundles=bundles, fallback=0.5)
+        )
         front.start()
         killed = 0
         with Load(front) as load:
@@ -182,4 +187,4 @@ def test_killing_the_front_loses_no_acknowledged_prediction_and_repeats_none(tmp
         assert len(load.answers) > 20
         times = assert_on_record(front, load.answers)
         assert set(times.values()) == {1}, "a request that was sent again under its key has one record"
-        front.until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), 10)
+        front.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10)

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -126,14 +127,23 @@ def test_only_this_machines_names_and_no_foreign_pages(front):
 
 def test_a_canary_is_split_by_key_and_answered_by_its_own_model(front):
     plan = TrafficPlan(
-        loop="canary", champion=1, challenger=2, mode="canary", share=25, bundles={1: front.one, 2: front.two}, fallback=0.9
+        loop="canary",
+        champion=1,
+        challenger=2,
+        mode="canary",
+        share=25,
+        bundles={1: front.one, 2: front.two},
+        fallback=0.9,
     )
     front.plan(plan)
     keys = [f"k{number}" for number in range(400)]
     answers = front.predict("canary", [row(key) for key in keys]).json()["predictions"]
     router = Router("canary", 2, 25)
     assert [one["arm"] for one in answers] == [router.arm(key) for key in keys]
-    assert {(one["arm"], one["value"], one["version"]) for one in answers} == {("champion", 0.1, 1), ("challenger", 0.2, 2)}
+    assert {(one["arm"], one["value"], one["version"]) for one in answers} == {
+        ("champion", 0.1, 1),
+        ("challenger", 0.2, 2),
+    }
     recorded = to_frame(records(front), loop="canary")
     assert recorded["share"].unique().to_list() == [25]
     assert recorded["key"].to_list() == keys
@@ -145,7 +155,9 @@ def test_a_canary_is_split_by_key_and_answered_by_its_own_model(front):
 
 def test_a_shadow_scores_copies_and_nobody_sees_it(front):
     front.plan(
-        TrafficPlan(loop="shadow", champion=1, challenger=2, mode="shadow", bundles={1: front.one, 2: front.two}, fallback=0.9)
+        TrafficPlan(
+            loop="shadow", champion=1, challenger=2, mode="shadow", bundles={1: front.one, 2: front.two}, fallback=0.9
+        )
     )
     answers = front.predict("shadow", [row("a"), row("b")]).json()["predictions"]
     assert {(one["arm"], one["value"]) for one in answers} == {("champion", 0.1)}
@@ -178,7 +190,9 @@ def test_a_model_that_refuses_a_row_leaves_it_to_the_constant(front):
     random = np.random.default_rng(0)
     X = random.normal(size=(50, 1))
     model = linear.LogisticRegression().fit(X, (X[:, 0] > 0).astype(int))
-    digest = package(model, Encoding(("x",), ("numeric",), {}), X, [], front.objects, table=Table("t", "id", "at")).digest
+    digest = package(
+        model, Encoding(("x",), ("numeric",), {}), X, [], front.objects, table=Table("t", "id", "at")
+    ).digest
     front.plan(TrafficPlan(loop="linear", champion=1, bundles={1: digest}, fallback=0.25))
     good, bad = (front.predict("linear", [row("a", x=x)]).json()["predictions"][0] for x in (1.0, None))
     assert (good["arm"], good["version"]) == ("champion", 1)
@@ -235,7 +249,7 @@ def test_versions_are_swapped_under_load_without_a_failed_request(front):
     assert len(seen) > 20
     assert all(len(one) == 1 for one in seen), "no answer mixes versions"
     assert {version for one in seen for version, _, _ in one} <= {1, 2, 3}
-    front.until(lambda: not os.path.exists(f"/proc/{first}"), 10)
+    front.until(lambda: not Path(f"/proc/{first}").exists(), 10)
 
 
 # ---------------------------------------------------------------- repeated requests
@@ -297,20 +311,20 @@ def test_a_front_that_cannot_start_says_why(front, tmp_path):
     def refused(**settings):
         config = msgspec.structs.replace(front.config, front="another", announce="", **settings)
         command = [sys.executable, "-m", "kilter.serving.front", msgspec.json.encode(config).decode()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         return done.returncode, done.stderr.splitlines()[-1]
 
     code, message = refused(port=front.client.base_url.port)
     assert code == 5
     assert "the port is in use" in message
-    code, message = refused(host="0.0.0.0")
+    code, message = refused(host="0.0.0.0")  # noqa: S104 - that is what is refused
     assert code == 1
     assert "needs a token" in message
     code, message = refused(clock="sundial")
     assert "no clock" in message
     config = msgspec.structs.replace(front.config, announce="", port=0)
     command = [sys.executable, "-m", "kilter.serving.front", msgspec.json.encode(config).decode()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert "another writer has the log open" in done.stderr
 
 
@@ -320,7 +334,13 @@ def test_every_route_but_the_probes_needs_the_token(tmp_path):
         running.start()
         for path in ("/livez", "/readyz"):
             assert running.client.get(path).status_code == 200
-        for method, path in (("GET", "/models"), ("GET", "/metrics"), ("POST", "/predict/solo"), ("DELETE", "/models"), ("GET", "/x")):
+        for method, path in (
+            ("GET", "/models"),
+            ("GET", "/metrics"),
+            ("POST", "/predict/solo"),
+            ("DELETE", "/models"),
+            ("GET", "/x"),
+        ):
             assert running.client.request(method, path).status_code == 401
             wrong = {"authorization": "Bearer wrong"}
             assert running.client.request(method, path, headers=wrong).status_code == 401
@@ -348,4 +368,4 @@ def test_a_front_that_is_told_to_stop_answers_what_is_under_way(tmp_path):
         assert answers[0].status_code == 200
         assert process.wait(10) == 0
         running.process = None
-        running.until(lambda: not os.path.exists(f"/proc/{worker}"), 5)
+        running.until(lambda: not Path(f"/proc/{worker}").exists(), 5)

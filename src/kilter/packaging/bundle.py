@@ -13,12 +13,12 @@ from kilter.core.digests import canonical_json
 from kilter.core.errors import Damaged, InvalidInput
 from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
+from kilter.engines.objects.store import ObjectStore
 from kilter.packaging.environment import lock
 from kilter.packaging.formats import Matrix, export
 from kilter.packaging.loading import load_model
 from kilter.packaging.native import NativeModel
 from kilter.packaging.records import Bundle, FileEntry, LabelKind, Manifest, Signature
-from kilter.engines.objects.store import ObjectStore
 
 # A worker warms itself with these rows, and the parity check compares on them.
 _EXAMPLES = 512
@@ -66,7 +66,9 @@ class Runtime:
         """
         held = np.ascontiguousarray(matrix, dtype="<f8")
         if held.ndim != 2:
-            raise InvalidInput(f"an array of {held.ndim} dimensions was given", where="predict", allowed="rows x columns")
+            raise InvalidInput(
+                f"an array of {held.ndim} dimensions was given", where="predict", allowed="rows x columns"
+            )
         rows, columns = held.shape
         answers = self._model.predict(held.tobytes(), rows, columns) if rows else b""
         return np.frombuffer(answers, dtype="<f8").copy()

@@ -105,4 +105,6 @@ def _fitted(model: Any, attribute: str) -> Any:
     try:
         return getattr(model, attribute)
     except Exception as error:  # each framework raises its own NotFittedError
-        raise InvalidInput(f"the {type(model).__name__} is not fitted", where="train", fix="return model.fit(...)") from error
+        raise InvalidInput(
+            f"the {type(model).__name__} is not fitted", where="train", fix="return model.fit(...)"
+        ) from error

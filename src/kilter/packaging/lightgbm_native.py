@@ -50,7 +50,14 @@ class LightGBMModel:
         self._fast = ctypes.c_void_p()
         self._check(
             self._lib.LGBM_BoosterPredictForMatSingleRowFastInit(
-                self._handle, _NORMAL, 0, self._iterations, _FLOAT64, self._columns, _PARAMETERS, ctypes.byref(self._fast)
+                self._handle,
+                _NORMAL,
+                0,
+                self._iterations,
+                _FLOAT64,
+                self._columns,
+                _PARAMETERS,
+                ctypes.byref(self._fast),
             )
         )
         self._length = ctypes.c_int64()
@@ -74,9 +81,19 @@ class LightGBMModel:
         else:
             self._check(
                 self._lib.LGBM_BoosterPredictForMat(
-                    self._handle, start, _FLOAT64, rows, columns, 1, _NORMAL, 0, self._iterations, _PARAMETERS,
-                    self._length_at, out,
-                )  # fmt: skip
+                    self._handle,
+                    start,
+                    _FLOAT64,
+                    rows,
+                    columns,
+                    1,
+                    _NORMAL,
+                    0,
+                    self._iterations,
+                    _PARAMETERS,
+                    self._length_at,
+                    out,
+                )
             )
         return bytes(out)
 

@@ -62,4 +62,6 @@ def library(package: str, *stems: str) -> Path:
                     path = Path(root) / folder / (stem + ending)
                     if path.is_file():
                         return path
-    raise Unavailable(f"the {package} library is not installed", where="packaging", fix=f"pip install kilter[{package}]")
+    raise Unavailable(
+        f"the {package} library is not installed", where="packaging", fix=f"pip install kilter[{package}]"
+    )

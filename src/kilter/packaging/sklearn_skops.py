@@ -55,9 +55,13 @@ class SklearnModel:
             raise InvalidInput(f"{columns} columns were given", where="predict", allowed=f"{self._columns}")
         matrix = np.frombuffer(data, dtype="<f8").reshape(rows, columns)
         try:
-            values = self._estimator.predict_proba(matrix)[:, 1] if self._probability else self._estimator.predict(matrix)
+            values = (
+                self._estimator.predict_proba(matrix)[:, 1] if self._probability else self._estimator.predict(matrix)
+            )
         except ValueError as error:
-            raise InvalidInput("the estimator refused the rows", where="predict", fix="impute missing values") from error
+            raise InvalidInput(
+                "the estimator refused the rows", where="predict", fix="impute missing values"
+            ) from error
         return np.ascontiguousarray(values, dtype="<f8").tobytes()
 
 

@@ -36,10 +36,11 @@ class XGBoostModel:
         self._check(self._lib.XGBoosterGetNumFeature(self._handle, ctypes.byref(inputs)))
         if inputs.value != spec.columns:
             raise InvalidInput(f"the model has {inputs.value} inputs, its signature {spec.columns}", where="signature")
+        # XGBoost's own dialect of JSON, in which NaN is a word
         self._config = (
-            '{"type":0,"training":false,"iteration_begin":0,"iteration_end":%d,"strict_shape":false,"missing":NaN,'
-            '"cache_id":0}' % spec.iterations
-        ).encode()
+            b'{"type":0,"training":false,"iteration_begin":0,"iteration_end":%d,"strict_shape":false,"missing":NaN,'
+            b'"cache_id":0}' % spec.iterations
+        )
         self._shape = ctypes.POINTER(ctypes.c_uint64)()
         self._dimensions = ctypes.c_uint64()
         self._result = ctypes.POINTER(ctypes.c_float)()
@@ -53,9 +54,14 @@ class XGBoostModel:
         values = b'{"data":[%d,true],"shape":[%d,%d],"typestr":"<f8","version":3}' % (start, rows, columns)
         self._check(
             self._lib.XGBoosterPredictFromDense(
-                self._handle, values, self._config, None, ctypes.byref(self._shape), ctypes.byref(self._dimensions),
+                self._handle,
+                values,
+                self._config,
+                None,
+                ctypes.byref(self._shape),
+                ctypes.byref(self._dimensions),
                 ctypes.byref(self._result),
-            )  # fmt: skip
+            )
         )
         size = 1
         for axis in range(self._dimensions.value):

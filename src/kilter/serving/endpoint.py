@@ -20,8 +20,8 @@ from kilter.serving.active import Active, Loaded
 from kilter.serving.group import Ask, Group, Lookup, Part
 from kilter.serving.http import HttpError
 from kilter.serving.metrics import EndpointMetrics
-from kilter.serving.records import CONSTANT, Arm, PredictionBatch, TrafficPlan
 from kilter.serving.recording import PredictionLog
+from kilter.serving.records import CONSTANT, Arm, PredictionBatch
 from kilter.serving.shadow import Shadow
 
 _TICK = 0.02

@@ -15,8 +15,8 @@ from kilter.serving.endpoint import Endpoint
 from kilter.serving.group import Ask
 from kilter.serving.http import Connection, HttpError, Limits, Reply, Request
 from kilter.serving.metrics import Gauges
-from kilter.serving.records import Item, PredictionBatch
 from kilter.serving.recording import PredictionLog
+from kilter.serving.records import Item, PredictionBatch
 from kilter.serving.replays import Answered, Replays
 
 Handler = Callable[[Request], None]

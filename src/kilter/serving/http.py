@@ -169,7 +169,7 @@ class Connection(asyncio.Protocol):
         if len(self._application.connections) > self._limits.connections:
             self._refuse(HttpError(503, "too many connections", headers=b"retry-after: 1\r\n"))
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """End; answers still to come are dropped."""
         self._transport = None
         self._application.connections.discard(self)

@@ -11,8 +11,8 @@ from kilter.core.clock import Clock
 from kilter.core.errors import InvalidInput, NotFound
 from kilter.engines.sql.database import Database
 from kilter.operations.table import operation
-from kilter.serving.records import EndpointStatus, Prediction, TrafficPlan
 from kilter.serving.recording import find
+from kilter.serving.records import EndpointStatus, Prediction, TrafficPlan
 from kilter.serving.rules import check_plan
 from kilter.serving.tables import endpoint_plans, endpoint_status
 

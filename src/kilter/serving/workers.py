@@ -84,7 +84,7 @@ class Worker(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take answers."""
         for kind, ticket, _, payload in self._reader.feed(data):
-            if kind == VALUES or kind == REFUSED:
+            if kind in {VALUES, REFUSED}:
                 asked = self._asked.pop(ticket, None)
                 if asked is not None:
                     count, _, done = asked
@@ -94,9 +94,9 @@ class Worker(asyncio.Protocol):
                     self.refusal = payload.decode("utf-8", "replace")
             elif kind == READY:
                 self.ready = True
-                self._pool.became_ready(self)
+                self._pool.became_ready()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Give back what was in flight."""
         self.served, self.ready = self.ready, False
         self._transport = None
@@ -184,11 +184,11 @@ class Pool:
         """The ids of the processes that are ready."""
         return [worker.pid for worker in self._workers if worker.ready]
 
-    async def start(self, timeout: float) -> None:
+    async def start(self, seconds: float) -> None:
         """Start all workers and wait until every one is ready.
 
         Args:
-            timeout: Seconds to wait.
+            seconds: How long to wait.
 
         Raises:
             Unavailable: When a worker can't load the model, dies, or isn't ready in time. Nothing is left running.
@@ -197,11 +197,11 @@ class Pool:
         try:
             for _ in range(self._replicas):
                 await self._spawn()
-            await asyncio.wait_for(asyncio.shield(self._first), timeout)
+            await asyncio.wait_for(asyncio.shield(self._first), seconds)
         except BaseException as error:
             await self.stop()
             if isinstance(error, TimeoutError):
-                raise Unavailable(f"the model was not ready within {timeout:g} seconds", where="worker") from error
+                raise Unavailable(f"the model was not ready within {seconds:g} seconds", where="worker") from error
             if isinstance(error, OSError):
                 raise Unavailable("a worker process can't be started", where="worker") from error
             raise
@@ -213,7 +213,7 @@ class Pool:
         worker = ready[0] if len(ready) == 1 else min(ready, key=lambda one: one.rows)
         worker.ask(payload, count, done)
 
-    def became_ready(self, worker: Worker) -> None:
+    def became_ready(self) -> None:
         """Count a worker in."""
         if not self._first.done() and sum(one.ready for one in self._workers) == self._replicas:
             self._first.set_result(None)

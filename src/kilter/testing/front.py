@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import msgspec
@@ -55,7 +55,7 @@ class RunningFront:
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client()
 
-    def __enter__(self) -> RunningFront:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -69,7 +69,7 @@ class RunningFront:
         """Package a model that always answers ``value``; return its bundle's digest."""
         from kilter.packaging.constant import Constant  # noqa: PLC0415 - a test that packages its own needs none
 
-        encoding = Encoding(names, ("numeric",) * len(names), {})
+        encoding = Encoding(names, tuple("numeric" for _ in names), {})
         example = np.zeros((1, len(names)))
         return package(Constant(value), encoding, example, [], self.objects, table=Table("t", "id", "at")).digest
 

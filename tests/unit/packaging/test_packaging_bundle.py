@@ -51,12 +51,16 @@ def early_stopped(X, y):
 
 MODELS = {
     "LGBMClassifier": lambda X, y: lightgbm.LGBMClassifier(n_estimators=20, verbosity=-1, n_jobs=1).fit(X, y),
-    "lightgbm.Booster": lambda X, y: lightgbm.train({"objective": "binary", "verbosity": -1}, lightgbm.Dataset(X, y), 5),
+    "lightgbm.Booster": lambda X, y: lightgbm.train(
+        {"objective": "binary", "verbosity": -1}, lightgbm.Dataset(X, y), 5
+    ),
     "XGBClassifier": lambda X, y: xgboost.XGBClassifier(n_estimators=20, max_depth=4, n_jobs=1).fit(X, y),
     "XGBClassifier, stopped early": early_stopped,
     "xgboost.Booster": lambda X, y: xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(X, y), 5),
-    "sklearn": lambda X, y: __import__("sklearn.ensemble").ensemble.HistGradientBoostingClassifier(max_iter=5).fit(X, y),
-    "Constant": lambda X, y: Constant(0.25),
+    "sklearn": lambda X, y: (
+        __import__("sklearn.ensemble").ensemble.HistGradientBoostingClassifier(max_iter=5).fit(X, y)
+    ),
+    "Constant": lambda *_: Constant(0.25),
 }
 
 
@@ -149,7 +153,9 @@ def test_a_model_that_answers_differently_when_packaged_is_refused(data, store):
 def test_one_changed_byte_is_found(data, store, tmp_path):
     X, y = data
     bundle = quietly(lambda: package(MODELS["LGBMClassifier"](X, y), ENCODING, X, [], store, table=TABLE))
-    path = next(p for p in (tmp_path / "objects").rglob("*") if p.is_file() and p.stat().st_size == bundle.manifest.model.size)
+    path = next(
+        p for p in (tmp_path / "objects").rglob("*") if p.is_file() and p.stat().st_size == bundle.manifest.model.size
+    )
     broken = bytearray(path.read_bytes())
     broken[len(broken) // 2] ^= 1
     path.chmod(0o644)

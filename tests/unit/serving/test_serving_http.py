@@ -72,12 +72,17 @@ def test_a_request_may_come_byte_by_byte():
 
 
 def test_chunked_bodies_are_read():
-    data = talk(Application(), b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+    data = talk(
+        Application(),
+        b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
+    )
     assert data.endswith(b"/a|abcde")
 
 
 def test_a_client_that_asks_is_told_to_go_on():
-    data = talk(Application(), b"POST /a HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n", b"a")
+    data = talk(
+        Application(), b"POST /a HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n", b"a"
+    )
     assert statuses(data) == [100, 200]
 
 

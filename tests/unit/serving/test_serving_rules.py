@@ -69,7 +69,9 @@ def reader():
     )
     import msgspec
 
-    return RowReader(Signature(table="flights", key="id", time="at", encoding=encoding, views=(msgspec.to_builtins(VIEW),)))
+    return RowReader(
+        Signature(table="flights", key="id", time="at", encoding=encoding, views=(msgspec.to_builtins(VIEW),))
+    )
 
 
 def test_a_row_is_read_as_the_encoding_of_training_reads_it(reader):
@@ -83,7 +85,9 @@ def test_a_row_is_read_as_the_encoding_of_training_reads_it(reader):
     alone = RowReader(Signature(table="t", key="id", time="at", encoding=encoding))
     got = np.array([alone.vector(row, 0) for row in rows])
     np.testing.assert_array_equal(got, encoding.rows(rows))
-    np.testing.assert_array_equal(got, encoding.matrix(pl.DataFrame({"hour": [5.0, 5.5, None, 1.0], "carrier": ["UA", "??", None, "AA"]})))
+    np.testing.assert_array_equal(
+        got, encoding.matrix(pl.DataFrame({"hour": [5.0, 5.5, None, 1.0], "carrier": ["UA", "??", None, "AA"]}))
+    )
     assert np.isnan(reader.vector(rows[0], 0)).tolist() == [False, True, False, True]
 
 
@@ -91,7 +95,13 @@ def test_equal_views_of_two_versions_are_one_object(reader):
     import msgspec
 
     other = RowReader(
-        Signature(table="t", key="id", time="at", encoding=Encoding(("n",), ("numeric",), {}), views=(msgspec.to_builtins(VIEW),))
+        Signature(
+            table="t",
+            key="id",
+            time="at",
+            encoding=Encoding(("n",), ("numeric",), {}),
+            views=(msgspec.to_builtins(VIEW),),
+        )
     )
     assert other.views[0].view is reader.views[0].view
     assert (other.views[0].pick, other.views[0].places) == ((1,), (0,))
@@ -157,7 +167,11 @@ def test_predictions_are_found_by_id_and_become_a_frame(tmp_path):
     assert find(tmp_path, prediction_id("main", first, 1)).key == "k1"
     assert find(tmp_path, prediction_id("main", second, 0)).inputs == {"hour": 6, "carrier": "UA"}
     frame = to_frame(log.read(), "main", "late")
-    assert frame["id"].to_list() == [prediction_id("main", first, 0), prediction_id("main", first, 1), prediction_id("main", second, 0)]
+    assert frame["id"].to_list() == [
+        prediction_id("main", first, 0),
+        prediction_id("main", first, 1),
+        prediction_id("main", second, 0),
+    ]
     assert frame["x_hour"].to_list() == [5, 5, 6]
     assert frame["x_carrier"].to_list() == [None, None, "UA"]
     assert frame.schema["at"] == pl.Datetime("us", "UTC")
@@ -168,7 +182,9 @@ def test_predictions_are_found_by_id_and_become_a_frame(tmp_path):
     log.close()
 
 
-@pytest.mark.parametrize("wrong", ["", "x", "main-0-99", "main-fff-0", "other-0-0", "../etc-0-0", "main-0-0-0", "MAIN-0-0"])
+@pytest.mark.parametrize(
+    "wrong", ["", "x", "main-0-99", "main-fff-0", "other-0-0", "../etc-0-0", "main-0-0-0", "MAIN-0-0"]
+)
 def test_what_is_no_id_is_not_found(tmp_path, wrong):
     log = PredictionLog.open(tmp_path, "main", readonly=False)
     log.append(batch())

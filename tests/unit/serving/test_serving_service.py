@@ -18,7 +18,9 @@ def service(database, clock, tmp_path):
 def test_setting_a_plan_gives_it_a_generation_and_setting_it_again_changes_nothing(service):
     assert service.set_plan(PLAN) == 1
     assert service.set_plan(PLAN) == 1
-    changed = TrafficPlan(loop="late", champion=1, challenger=2, mode="canary", share=5, bundles={1: "a" * 64, 2: "b" * 64})
+    changed = TrafficPlan(
+        loop="late", champion=1, challenger=2, mode="canary", share=5, bundles={1: "a" * 64, 2: "b" * 64}
+    )
     assert service.set_plan(changed) == 2
     assert service.plan("late").bundles == {1: "a" * 64, 2: "b" * 64}
     assert service.generations() == {"late": 2}
@@ -26,9 +28,13 @@ def test_setting_a_plan_gives_it_a_generation_and_setting_it_again_changes_nothi
 
 
 def test_a_plan_set_in_a_transaction_that_fails_is_not_set(service, database):
-    with pytest.raises(RuntimeError), database.transaction() as connection:
-        service.set_plan(PLAN, connection)
-        raise RuntimeError
+    def fail_afterwards():
+        with database.transaction() as connection:
+            service.set_plan(PLAN, connection)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_afterwards()
     with pytest.raises(NotFound):
         service.plan("late")
 
