@@ -250,25 +250,19 @@ class Say:
 class Controls:
     """The other policies, computed beside the replay."""
 
-    def __init__(self, end: datetime) -> None:
-        command = [sys.executable, "-m", "examples.flights.policies", "--end", end.isoformat()]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._answer = b""
-        self._thread.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101 - it was asked for
-        self._answer = self._process.stdout.read()
+    def __init__(self, end: datetime, out: Path) -> None:
+        self._out = out
+        command = [sys.executable, "-m", "examples.flights.policies", "--end", end.isoformat(), "--out", str(out)]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def outcomes(self) -> tuple[Outcome, ...]:
-        self._thread.join()
         if self._process.wait():
             return ()
-        return msgspec.json.decode(self._answer, type=tuple[Outcome, ...])
+        return msgspec.json.decode(self._out.read_bytes(), type=tuple[Outcome, ...])
 
     def stop(self) -> None:
         self._process.kill()
+        self._process.wait()
 
 
 @contextlib.contextmanager
@@ -287,7 +281,7 @@ def perform(options: argparse.Namespace) -> tuple[Summary, Stage]:
     stage = Stage(options.store, options.home, START, options.port)
     demo = Demo(stage, end, tell, options.patience)
     try:
-        with stopping(Controls(end)) as controls:
+        with stopping(Controls(end, stage.store.folder / "policies.json")) as controls:
             demo.prepare(START)
             demo.open()
             tell.line(START, f"the page: {stage.link()}")

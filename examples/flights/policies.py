@@ -35,8 +35,13 @@ def main() -> None:
     parser.add_argument("--start", type=datetime.fromisoformat, default=datetime(2013, 3, 1, tzinfo=UTC))
     parser.add_argument("--end", type=datetime.fromisoformat, default=datetime(2014, 1, 1, tzinfo=UTC))
     parser.add_argument("--file", type=Path, default=FILE)
+    parser.add_argument("--out", type=Path, help="write there; LightGBM talks on the standard output")
     options = parser.parse_args()
-    sys.stdout.buffer.write(msgspec.json.encode(outcomes(options.start, options.end, options.file)))
+    found = msgspec.json.encode(outcomes(options.start, options.end, options.file))
+    if options.out is None:
+        sys.stdout.buffer.write(found)
+    else:
+        options.out.write_bytes(found)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ class DataService:
 
     # ------------------------------------------------------------ writing
 
-    @operation(writes=True)
+    @operation(writes=True, key="request_id")
     def append(
         self, table: str, rows: Sequence[Mapping[str, bool | int | float | str | None]], request_id: str | None = None
     ) -> Appended:

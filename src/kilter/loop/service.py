@@ -230,7 +230,8 @@ class LoopService:
     def _welcome(self, declared: Declared) -> None:
         """Declare the tables that a loop reads, and register the views whose columns are known."""
         for item in declared.loop.inputs:
-            self._data.declare(item.table)
+            times = [declared.loop.label.known_at, *(view.time for view in views_of(declared.loop))]
+            self._data.declare(item.table, tuple(dict.fromkeys(times)))
         schemas = self._schemas()
         for view in views_of(declared.loop):
             needed = {view.entity, view.time, *(one.column for _, one in view.aggregates if one.column)}

@@ -28,14 +28,17 @@ class Mark:
 
     writes: bool
     role: Role
+    key: str = ""
 
 
 @overload
 def operation(function: Callable[P, R], /) -> Callable[P, R]: ...
 @overload
-def operation(*, writes: bool = False, role: Role | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def operation(
-    function: Callable[P, R] | None = None, /, *, writes: bool = False, role: Role | None = None
+    *, writes: bool = False, role: Role | None = None, key: str = ""
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def operation(
+    function: Callable[P, R] | None = None, /, *, writes: bool = False, role: Role | None = None, key: str = ""
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """Mark a service's method as an operation; the function itself stays as it is.
 
@@ -43,8 +46,9 @@ def operation(
         function: The method, when the decorator is written without brackets.
         writes: The operation changes something: HTTP POST only, an idempotency key is honoured, and MCP doesn't offer it.
         role: The least role that may call it; ``viewer`` for reads and ``operator`` for writes unless given.
+        key: The argument that carries the caller's idempotency key, of an operation that remembers its keys itself.
     """
-    mark = Mark(writes=writes, role=role or ("operator" if writes else "viewer"))
+    mark = Mark(writes=writes, role=role or ("operator" if writes else "viewer"), key=key)
 
     def stamp(marked: Callable[P, R]) -> Callable[P, R]:
         setattr(marked, _MARK, mark)
@@ -67,6 +71,7 @@ class Operation:
         doc: The whole docstring.
         request: A Struct made from the signature; unknown fields are refused.
         result: The annotated result type.
+        key: The argument that carries the caller's idempotency key, of an operation that remembers its keys itself.
     """
 
     noun: str
@@ -78,6 +83,7 @@ class Operation:
     doc: str
     request: type[msgspec.Struct]
     result: Any
+    key: str = ""
 
     @property
     def name(self) -> str:
@@ -196,4 +202,5 @@ def _describe(noun: str, verb: str, method: Callable[..., Any]) -> Operation:
         doc=doc,
         request=request,
         result=hints["return"],
+        key=mark.key,
     )

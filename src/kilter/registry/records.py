@@ -28,6 +28,7 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
         environment: Digest of the lock of installed distributions.
         params: The parameters.
         seed: The seed.
+        profile: Digest of the profile that the version is watched against.
     """
 
     run: str
@@ -38,6 +39,7 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     environment: str = ""
     params: dict[str, Any] = {}
     seed: int = 0
+    profile: str = ""
 
 
 class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):

@@ -352,6 +352,10 @@ class ModelService:
 
     # ------------------------------------------------------------ within
 
+    def get_in(self, connection: sa.Connection, model: str, version: int) -> ModelVersion:
+        """Return one version, as the caller's transaction sees it; see :meth:`get`."""
+        return self._version(connection, model, version)
+
     def _version(self, connection: sa.Connection, model: str, number: int) -> ModelVersion:
         row = connection.execute(
             sa.select(versions).where(versions.c.model == model, versions.c.version == number)

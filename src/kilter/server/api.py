@@ -45,6 +45,10 @@ def _route(operation: Operation, pool: Pool, idempotency: Idempotency) -> HTTPRo
         else:
             arguments, text = _query(request), True
         key = request.headers.get("idempotency-key") if operation.writes else None
+        if key is not None and operation.key:
+            # The operation remembers its keys itself, in the write that it makes anyway.
+            arguments.setdefault(operation.key, key)
+            key = None
 
         def work() -> bytes:
             return msgspec.json.encode(operation.call(arguments, text=text))

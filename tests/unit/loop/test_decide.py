@@ -401,13 +401,15 @@ def test_a_canary_without_proof_waits_and_gives_up_at_its_limit() -> None:
     assert (life.one(RollBack).to, life.stages()) == (1, [(2, "inconclusive")])
 
 
-def test_a_proof_that_comes_late_promotes_and_is_not_undone_by_an_older_open_verdict() -> None:
+def test_a_proof_has_to_stand_when_it_is_used() -> None:
     life = Life().in_canary()
     life.tell(CanaryJudged, version=2, verdict="pass", finding=FINDING)
     life.tell(CanaryJudged, version=2, verdict="inconclusive", finding=FINDING)
     life.after(DAY)
     life.answer(TrafficSet)
     life.after(DAY)
+    assert not life.has(Promote)
+    life.tell(CanaryJudged, version=2, verdict="pass", finding=FINDING)
     assert life.has(Promote)
 
 

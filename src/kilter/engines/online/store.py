@@ -1,7 +1,12 @@
-"""Keys and values in LMDB: readers in any number of processes, one writer at a time."""
+"""Keys and values in LMDB: readers in any number of processes, one writer at a time.
+
+A put survives the death of any process, and does not wait for the disk. What a power cut may have broken is thrown
+away when the store is next opened: all that is kept here is made from the tables, and is filled again from them.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -115,8 +120,10 @@ class OnlineStore:
             with _sharing:
                 shared = _shared.get(name)
                 if shared is None:
-                    # Without syncing the meta page a power cut may undo the last put, but never breaks the files.
-                    environment = lmdb.open(name, map_size=map_bytes, max_readers=_READERS, metasync=False)
+                    _drop_after_reboot(folder)
+                    environment = lmdb.open(
+                        name, map_size=map_bytes, max_readers=_READERS, sync=False, metasync=False
+                    )
                     shared = _shared[name] = _Shared(environment)
                 shared.users += 1
         except (lmdb.Error, OSError) as error:
@@ -198,6 +205,23 @@ class OnlineStore:
     def _check_writable(self) -> None:
         if self._readonly:
             raise Conflict("this handle was opened for reading only", where=self._path)
+
+
+def _drop_after_reboot(folder: Path) -> None:
+    """Throw away what was written before the machine started last: without waiting for the disk it may be torn."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return  # elsewhere LMDB's own check on opening has to do
+    with (folder / "boot").open("a+", encoding="ascii") as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        mark.seek(0)
+        if mark.read() == boot:
+            return
+        for name in ("data.mdb", "lock.mdb"):
+            (folder / name).unlink(missing_ok=True)
+        mark.truncate(0)
+        mark.write(boot)
 
 
 def _check(key: bytes) -> None:
