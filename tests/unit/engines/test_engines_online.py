@@ -193,3 +193,15 @@ def test_it_is_a_map(steps, tmp_path_factory):
     keys = [bytes([letter]) for letter in range(256)] + list(expected)
     assert store.get(keys) == [expected.get(key) for key in keys]
     store.close()
+
+
+def test_what_a_power_cut_may_have_torn_is_thrown_away(tmp_path):
+    store = OnlineStore.open(tmp_path / "online")
+    store.put([(b"a", b"1")])
+    store.close()
+    (tmp_path / "online" / "boot").write_text("another-start-of-the-machine")
+    again = OnlineStore.open(tmp_path / "online")
+    assert again.get([b"a"]) == [None]
+    again.put([(b"a", b"2")])
+    again.close()
+    assert OnlineStore.open(tmp_path / "online").get([b"a"]) == [b"2"]

@@ -216,10 +216,12 @@ def _drop_after_reboot(folder: Path) -> None:
     with (folder / "boot").open("a+", encoding="ascii") as mark:
         fcntl.flock(mark, fcntl.LOCK_EX)
         mark.seek(0)
-        if mark.read() == boot:
+        written = mark.read()
+        if written == boot:
             return
-        for name in ("data.mdb", "lock.mdb"):
-            (folder / name).unlink(missing_ok=True)
+        if written:
+            for name in ("data.mdb", "lock.mdb"):
+                (folder / name).unlink(missing_ok=True)
         mark.truncate(0)
         mark.write(boot)
 
