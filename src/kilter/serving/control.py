@@ -178,6 +178,7 @@ class Follower:
             log.warning("the status of %s can't be written: %s", loop, failure)
             if not error:  # nobody would know that the plan is served: apply it again, which costs nothing
                 self._served.pop(loop, None)
+                self._retry[loop] = (asyncio.get_running_loop().time() + _RETRY_FIRST, _RETRY_FIRST)
 
     def _failed(self, loop: str, error: KilterError) -> None:
         log.error("the plan of %s can't be applied: %s", loop, error)

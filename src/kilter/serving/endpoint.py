@@ -10,6 +10,7 @@ successor; then the champion answers, then a version kept warm, then the constan
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from array import array
 from datetime import datetime
@@ -21,10 +22,12 @@ from kilter.serving.group import Ask, Group, Lookup, Part
 from kilter.serving.http import HttpError
 from kilter.serving.metrics import EndpointMetrics
 from kilter.serving.recording import PredictionLog
-from kilter.serving.records import CONSTANT, Arm, PredictionBatch
+from kilter.serving.records import CONSTANT, Arm, PredictionBatch, TrafficPlan
 from kilter.serving.shadow import Shadow
 
 _TICK = 0.02
+
+log = logging.getLogger("kilter.serving")
 
 
 class Budget:
@@ -178,8 +181,10 @@ class Endpoint:
     def _send(self, model: Loaded, part: Part, rung: int) -> bool:
         try:
             payload = part.payload(model.reader, self._lookup)
-        except KilterError:
+        except Exception as error:
             self.metrics.input_errors += 1
+            if not isinstance(error, KilterError):
+                log.exception("rows could not be read for version %d", model.version)
             return False
         count = len(part.places)
 
@@ -240,6 +245,15 @@ class Endpoint:
         if not good:
             return
         plan = group.active.plan
+        try:
+            self._answer(group, good, plan)
+        except Exception as error:  # what is not on record is not answered
+            log.exception("predictions of %s could not be recorded", self.loop)
+            fix = error.fix if isinstance(error, KilterError) else ""
+            for ask in good:
+                ask.fail(Unavailable("the prediction can't be recorded", where="endpoint", fix=fix))
+
+    def _answer(self, group: Group, good: list[Ask], plan: TrafficPlan) -> None:
         batch = PredictionBatch(
             at=self._clock.now(),
             loop=self.loop,
@@ -254,12 +268,7 @@ class Endpoint:
             requests=[ask.item for ask in good],
             latency_us=int((self._now() - good[0].arrived) * 1e6),
         )
-        try:
-            position = self._log.append(batch)
-        except KilterError as error:
-            for ask in good:  # what is not on record is not answered
-                ask.fail(Unavailable("the prediction can't be recorded", where="endpoint", fix=error.fix))
-            return
+        position = self._log.append(batch)
         self._count(group)
         start = 0
         for ask in good:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from functools import partial
@@ -10,16 +11,17 @@ import msgspec
 
 from kilter.core.access import allowed_host, allowed_origin, check_token
 from kilter.core.digests import digest
-from kilter.core.errors import Forbidden, InvalidInput, KilterError, NotFound, Unavailable
+from kilter.core.errors import Forbidden, InvalidInput, KilterError, NotFound
 from kilter.serving.endpoint import Endpoint
 from kilter.serving.group import Ask
-from kilter.serving.http import Connection, HttpError, Limits, Reply, Request
+from kilter.serving.http import Connection, HttpError, Limits, Reply, Request, status_of
 from kilter.serving.metrics import Gauges
 from kilter.serving.recording import PredictionLog
 from kilter.serving.records import Item, PredictionBatch
 from kilter.serving.replays import Answered, Replays
 
 Handler = Callable[[Request], None]
+log = logging.getLogger("kilter.serving")
 
 _LONGEST_KEY = 200
 
@@ -76,19 +78,21 @@ class Faces:
         """Answer a request, now or later."""
         try:
             self._check_access(request)
-            path = request.path.partition(b"?")[0]
-            if path.startswith(b"/predict/"):
-                handler = self._allow(request, {b"POST": self._predict})
-            else:
-                routes = self.routes.get(path)
-                if routes is None:
-                    raise NotFound(
-                        "there is no such path", allowed="/predict/<loop>, /models, /metrics, /livez, /readyz"
-                    )
-                handler = self._allow(request, routes)
-            handler(request)
+            self._route(request)(request)
         except KilterError as error:
             request.reply.fail(error)
+        except Exception:  # the edge: whatever it is, the caller gets an answer and the server goes on
+            log.exception("a request failed")
+            request.reply.fail(HttpError(500, "the server made a mistake"))
+
+    def _route(self, request: Request) -> Handler:
+        path = request.path.partition(b"?")[0]
+        if path.startswith(b"/predict/"):
+            return self._allow(request, {b"POST": self._predict})
+        routes = self.routes.get(path)
+        if routes is None:
+            raise NotFound("there is no such path", allowed="/predict/<loop>, /models, /metrics, /livez, /readyz")
+        return self._allow(request, routes)
 
     def _check_access(self, request: Request) -> None:
         headers = request.headers
@@ -117,8 +121,13 @@ class Faces:
         endpoint = self.endpoints.get(loop)
         if endpoint is None:
             raise NotFound("there is no such endpoint", where="/predict/<loop>", fix="GET /models lists them")
-        if self.draining:
-            raise Unavailable("the server is stopping", fix="try again shortly")
+        try:
+            self._submit(endpoint, request)
+        except KilterError as error:
+            endpoint.metrics.requests[status_of(error)] += 1
+            raise
+
+    def _submit(self, endpoint: Endpoint, request: Request) -> None:
         kind = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
             raise HttpError(415, "the body is not declared as JSON", allowed="content-type: application/json")
@@ -133,7 +142,7 @@ class Faces:
         ask = self._read(endpoint, request, Item(0, key, body))
         endpoint.submit(ask)
         if key:
-            self._replays.begin(loop, key, body)
+            self._replays.begin(endpoint.loop, key, body)
 
     def _replayed(self, endpoint: Endpoint, reply: Reply, key: str, body: bytes) -> bool:
         """Answer a request that was sent before; say whether it was."""
@@ -180,12 +189,8 @@ class Faces:
             now = endpoint.now()
             return Ask(rows, [""] * count, [now] * count, [], None, item, arrived, answer, fail)  # type: ignore[arg-type]
         reader = champion.reader
-        try:
-            identities = [reader.identity(row, index) for index, row in enumerate(rows)]
-            vectors = [reader.vector(row, index) for index, row in enumerate(rows)]
-        except InvalidInput:
-            endpoint.metrics.requests[422] += 1
-            raise
+        identities = [reader.identity(row, index) for index, row in enumerate(rows)]
+        vectors = [reader.vector(row, index) for index, row in enumerate(rows)]
         keys = [key for key, _ in identities]
         times = [time for _, time in identities]
         return Ask(rows, keys, times, vectors, reader, item, arrived, answer, fail)  # type: ignore[arg-type]
@@ -212,7 +217,7 @@ class Faces:
                     send(body)
 
     def _fail(self, endpoint: Endpoint, reply: Reply, item: Item, error: KilterError) -> None:
-        endpoint.metrics.requests[error.status] += 1
+        endpoint.metrics.requests[status_of(error)] += 1
         reply.fail(error)
         if item.key:
             waiting = self._replays.find(endpoint.loop, item.key, item.body)

@@ -62,6 +62,11 @@ class HttpError(KilterError):
         self.headers = headers
 
 
+def status_of(error: KilterError) -> int:
+    """Return the status that an error is answered with."""
+    return error.http_status if isinstance(error, HttpError) else error.status
+
+
 class Request:
     """One request. Header names are lower-case; of repeated ones the last counts."""
 
@@ -103,10 +108,10 @@ class Reply:
     def fail(self, error: KilterError) -> None:
         """Answer with an error as a problem document."""
         problem = error.problem()
-        status = error.status
+        status = status_of(error)
         headers = b""
         if isinstance(error, HttpError):
-            status, headers = error.http_status, error.headers
+            headers = error.headers
             problem |= {"type": "about:blank", "title": _REASONS[status].decode(), "status": status}
         elif status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers = b"retry-after: 1\r\n"

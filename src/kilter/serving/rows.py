@@ -23,6 +23,7 @@ from kilter.serving.records import Scalar
 
 Row = Mapping[str, Any]
 _NAN = math.nan
+_LARGEST_INTEGER = (1 << 63) - 1
 _views: dict[FeatureView, FeatureView] = {}
 
 
@@ -97,13 +98,11 @@ class RowReader:
                     raise _wrong(index, name, "a string or null")
                 vector[place] = codes.get(value, _NAN)
             elif kind is float or kind is int or kind is bool:
-                try:
-                    number = float(value)
-                except OverflowError:
-                    number = math.inf
-                if math.isinf(number):
+                if kind is float and math.isinf(value):
                     raise _wrong(index, name, "a finite number")
-                vector[place] = number
+                if kind is int and not -_LARGEST_INTEGER <= value <= _LARGEST_INTEGER:
+                    raise _wrong(index, name, "a finite number, an integer of at most 64 bits")
+                vector[place] = value
             else:
                 raise _wrong(index, name, "a number, true, false or null")
         return vector

@@ -5,6 +5,7 @@ The queue is bounded; what doesn't fit is dropped and counted. Scores are record
 
 from __future__ import annotations
 
+import logging
 import math
 from array import array
 from collections import deque
@@ -17,6 +18,8 @@ from kilter.serving.metrics import EndpointMetrics
 from kilter.serving.recording import PredictionLog
 from kilter.serving.records import ShadowBatch
 from kilter.serving.workers import Done
+
+log = logging.getLogger("kilter.serving")
 
 _QUEUED_ROWS = 20_000
 _IN_FLIGHT = 2
@@ -70,7 +73,9 @@ class Shadow:
             position, part, attempts = self._queue.popleft()
             try:
                 payload = part.payload(self.model.reader, self._lookup)
-            except KilterError:
+            except Exception as error:  # a shadow never breaks what it shadows
+                if not isinstance(error, KilterError):
+                    log.exception("rows could not be read for the shadow")
                 self._drop(part)
                 continue
             self._flying += 1
@@ -109,7 +114,8 @@ class Shadow:
         )
         try:
             self._log.append(record)
-        except KilterError:
+        except KilterError as error:
+            log.warning("the shadow's answers can't be recorded: %s", error)
             self._drop(part)
             return
         self._rows -= len(part.places)
