@@ -25,7 +25,7 @@ from kilter.engines.compute.processes import Compute, Job
 from kilter.engines.sql.lease import Lease
 from kilter.loop import jobs
 from kilter.loop.building import table_of
-from kilter.loop.decide import pending_actions
+from kilter.loop.decide import decide, pending_actions
 from kilter.loop.declare import AnyLoop
 from kilter.loop.ledger import Ledger, Row
 from kilter.loop.records import (
@@ -79,7 +79,7 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     store: Store
     clock: str = "system"
-    pause: float = 0.05
+    pause: float = 0.02
 
 
 def run(config: ControllerConfig) -> None:
@@ -105,7 +105,7 @@ class Controller:
         pause: Seconds between two rounds when there is nothing to do.
     """
 
-    def __init__(self, workspace: Workspace, *, pause: float = 0.05) -> None:
+    def __init__(self, workspace: Workspace, *, pause: float = 0.02) -> None:
         self._workspace = workspace
         self._pause = pause
         self._lease = Lease(workspace.database)
@@ -206,16 +206,17 @@ class Driver:
         now = self._clock.now()
         row = self._ledger.row(self._name)
         busy = False
-        if self._seen is None or now != self._seen:
-            self._observe(row, now)
-            self._feed(Tick(at=now))
+        if now != self._seen:
+            busy = self._observe(row, now)
             self._seen = now
+            row = self._ledger.row(self._name) if busy else row
+        if decide(row.state, Tick(at=now))[0] is not row.state:
+            row = msgspec.structs.replace(row, state=self._feed(Tick(at=now)))
             busy = True
-        state = self._ledger.row(self._name).state
-        for action in pending_actions(state, now):
+        for action in pending_actions(row.state, now):
             busy = self._doing[type(action)](action, now) or busy
         if not busy:
-            self._settle(now)
+            self._settle(row, now)
         return busy
 
     def _feed(self, event: object) -> LoopState:
@@ -225,8 +226,7 @@ class Driver:
                 log.warning("for %s: %s. %s", action.to, action.title, action.body)
         return state
 
-    def _settle(self, now: datetime) -> None:
-        row = self._ledger.row(self._name)
+    def _settle(self, row: Row, now: datetime) -> None:
         if any(entry.not_before is None for entry in row.state.pending):
             return
         if row.settled_at is None or abs((now - row.settled_at).total_seconds()) >= _SETTLE_SECONDS:
@@ -237,22 +237,26 @@ class Driver:
     def _loop(self, spec: str) -> AnyLoop:
         return declaration(self._workspace.database, self._workspace.objects, spec)[0]
 
-    def _observe(self, row: Row, now: datetime) -> None:
+    def _observe(self, row: Row, now: datetime) -> bool:
+        """Judge what can be judged now: a canary whenever time has passed, the monitors at the end of each day."""
         state = row.state
         if state.champion is None:
-            return
-        loop = self._loop(row.spec)
-        table = table_of(loop)
-        self._join.watch(self._name, table, loop.label)
-        self._join.catch_up(now)
-        self._judge_canary(row, now)
+            return False
         midnight = _midnight(now)
         if self._day is None:
             # After a restart the last settled day is done again; what is written is keyed, so doing it twice is harmless.
             self._day = midnight - DAY if row.settled_at is None else _midnight(row.settled_at) - DAY
+        canary = state.release is not None and state.release.work == "canary"
+        if self._day >= midnight and not canary:
+            return False
+        loop = self._loop(row.spec)
+        self._join.watch(self._name, table_of(loop), loop.label)
+        self._join.catch_up(now)
+        self._judge_canary(row, now)
         while self._day < midnight:
             self._day += DAY
             self._evaluate(loop, self._ledger.row(self._name).state, self._day)
+        return True
 
     def _evaluate(self, loop: AnyLoop, state: LoopState, day: datetime) -> None:
         if state.champion is None:
