@@ -1,0 +1,132 @@
+"""A house: a store with a controller in this process and a front in its own, under one simulated clock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+
+from kilter.engines.clock import SharedClock
+from kilter.loop.controller import Controller
+from kilter.loop.service import LoopStatus
+from kilter.loop.workspace import Store, Workspace
+
+_PATIENCE = 90.0
+
+
+class House:
+    """Everything of a loop that answers, decides and works.
+
+    Args:
+        target: The store, as ``--store`` takes it.
+        home: Its local folder, when it is elsewhere.
+        now: The simulated time.
+    """
+
+    def __init__(self, target: str, home: str | None = None, now: datetime = datetime(2013, 3, 1, tzinfo=UTC)) -> None:
+        self.target = target
+        self.home = home
+        self.store = Store.parse(target, home)
+        self.store.folder.mkdir(parents=True, exist_ok=True)
+        self.clock = SharedClock(self.store.folder / "clock")
+        self.clock.set(now)
+        self.workspace = Workspace.open(self.store, self.clock)
+        self._stop = threading.Event()
+        self._controller: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._front: subprocess.Popen[bytes] | None = None
+        self._client: httpx.Client | None = None
+
+    # ------------------------------------------------------------ what runs
+
+    def arguments(self, *command: str) -> list[str]:
+        """Return a command of the command line on this store."""
+        home = ["--home", self.home] if self.home else []
+        return [*command, "--store", self.target, *home]
+
+    def work(self) -> None:
+        """Start the controller."""
+        self._controller = threading.Thread(target=self._work, daemon=True)
+        self._controller.start()
+
+    def _work(self) -> None:
+        try:
+            Controller(self.workspace, pause=0.01).serve(self._stop)
+        except BaseException as error:  # noqa: BLE001 - told to whoever waits
+            self._error = error
+
+    def serve(self) -> None:
+        """Start the front, and wait until it answers."""
+        command = ["serve", "--port", "0", "--clock", f"file:{self.store.folder / 'clock'}"]
+        self._front = subprocess.Popen([sys.executable, "-m", "kilter.cli.main", *self.arguments(*command)])
+        running = self.until(lambda: self.store.run.living("serve"))
+        self._client = httpx.Client(base_url=running.url, timeout=30)
+        self.until(self._lives)
+
+    def _lives(self) -> bool:
+        with suppress(httpx.TransportError):
+            return self._client.get("/livez").status_code == 200
+        return False
+
+    def close(self) -> None:
+        """End everything."""
+        self._stop.set()
+        if self._controller is not None:
+            self._controller.join(30)
+        if self._front is not None:
+            self._front.terminate()
+            self._front.wait(30)
+        if self._client is not None:
+            self._client.close()
+        self.workspace.close()
+
+    # ------------------------------------------------------------ what is asked
+
+    def post(self, loop: str, rows: list[dict[str, object]]) -> httpx.Response:
+        """Ask for predictions."""
+        return self._client.post(f"/predict/{loop}", json={"rows": rows})
+
+    def until(self, found: Callable[[], object], seconds: float = _PATIENCE):
+        """Wait for a condition, as long as everything lives, and return what it gave."""
+        deadline = time.monotonic() + seconds
+        while not (value := found()):
+            if self._error is not None:
+                raise AssertionError("the controller ended") from self._error
+            if self._front is not None and self._front.poll() is not None:
+                raise AssertionError(f"the front ended with {self._front.returncode}")
+            if time.monotonic() > deadline:
+                raise AssertionError("the condition did not come true in time")
+            time.sleep(0.02)
+        return value
+
+    def settle(self, loop: str, until: Callable[[LoopStatus], object] = lambda _: True) -> LoopStatus:
+        """Wait until the controller has nothing left to do at this moment, and a condition holds."""
+        now = self.clock.now()
+
+        def settled() -> LoopStatus | None:
+            status = self.workspace.loops.status(loop)
+            return status if status.settled_at is not None and status.settled_at >= now and until(status) else None
+
+        return self.until(settled)
+
+
+@pytest.fixture
+def house() -> Iterator[Callable[..., House]]:
+    """Make houses that end with the test."""
+    built: list[House] = []
+
+    def build(target: str | Path, home: Path | None = None, **settings: datetime) -> House:
+        built.append(House(str(target), None if home is None else str(home), **settings))
+        return built[-1]
+
+    yield build
+    for one in reversed(built):
+        one.close()
