@@ -57,6 +57,7 @@ class RowReader:
         encoding = signature.encoding
         self.key = signature.key
         self.time = signature.time
+        self.names = encoding.names
         self.width = len(encoding.names)
         place = {name: position for position, name in enumerate(encoding.names)}
         self.views = tuple(_inputs_of(_interned(view), place) for view in signature.views)
@@ -98,13 +99,13 @@ class RowReader:
                     raise _wrong(index, name, "a string or null")
                 vector[place] = codes.get(value, _NAN)
             elif kind is float or kind is int or kind is bool:
-                if kind is float and math.isinf(value):
-                    raise _wrong(index, name, "a finite number")
                 if kind is int and not -_LARGEST_INTEGER <= value <= _LARGEST_INTEGER:
                     raise _wrong(index, name, "a finite number, an integer of at most 64 bits")
                 vector[place] = value
             else:
                 raise _wrong(index, name, "a number, true, false or null")
+        if math.inf in vector or -math.inf in vector:
+            raise _wrong(index, self.names[[abs(value) for value in vector].index(math.inf)], "a finite number")
         return vector
 
     def identity(self, row: Row, index: int) -> tuple[str, datetime]:
