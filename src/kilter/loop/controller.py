@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 import msgspec
 
@@ -21,7 +22,7 @@ from kilter.core.clock import Clock
 from kilter.core.durations import parse_duration
 from kilter.core.errors import KilterError, NotFound
 from kilter.core.evidence import Finding
-from kilter.engines.compute.processes import Compute, Job
+from kilter.engines.compute.processes import Compute, Job, Outcome
 from kilter.engines.sql.lease import Lease
 from kilter.loop import jobs
 from kilter.loop.building import table_of
@@ -30,10 +31,10 @@ from kilter.loop.declare import AnyLoop
 from kilter.loop.ledger import Ledger, Row
 from kilter.loop.records import (
     ActionFailed,
-    Actions,
     AlarmCleared,
     AlarmRaised,
     CanaryJudged,
+    Events,
     GatesJudged,
     JudgeGates,
     JudgeShadow,
@@ -57,15 +58,22 @@ from kilter.loop.workspace import Store, Workspace, clock_from
 from kilter.monitoring.labels import LabelJoin
 from kilter.monitoring.profile import ReferenceProfile
 from kilter.operations.running import Running
+from kilter.registry.records import EvidenceKind
 from kilter.serving.records import TrafficPlan
 
 log = logging.getLogger("kilter.controller")
+
+Evidence: TypeAlias = tuple[int, EvidenceKind, tuple[Finding, ...]]
+"""A version, how it was judged, and what was found."""
 
 LEASE = "controller"
 LEASE_SECONDS = 10.0
 DAY = timedelta(days=1)
 
 _SETTLE_SECONDS = 5.0
+
+_LIVES = 5
+"""How many workers may be lost to one job before the job itself is held responsible."""
 
 
 class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +161,7 @@ class Controller:
             try:
                 if not self._lease.renew():
                     lost.set()
+                self._workspace.runs.interrupt_orphans()
             except KilterError as error:
                 log.warning("the lease can't be renewed: %s", error)
 
@@ -189,6 +198,7 @@ class Driver:
         self._clock: Clock = workspace.clock
         self._join = LabelJoin(workspace.prediction_logs(), workspace.data)
         self._jobs: dict[str, Job] = {}
+        self._lost: dict[str, tuple[int, float]] = {}
         self._day: datetime | None = None
         self._seen: datetime | None = None
         self._profiles: dict[int, ReferenceProfile] = {}
@@ -219,8 +229,13 @@ class Driver:
             self._settle(row, now)
         return busy
 
-    def _feed(self, event: object) -> LoopState:
-        state, actions = self._ledger.feed(self._name, event, fence=self._fence)  # type: ignore[arg-type]
+    def _feed(self, event: Events, evidence: Evidence | None = None) -> LoopState:
+        """Tell ``decide``; the evidence behind the event is kept in the same transaction."""
+        with self._workspace.database.transaction() as connection:
+            self._fence(connection)
+            if evidence is not None:
+                self._workspace.models.add_evidence(connection, self._name, *evidence, event.at)
+            state, actions = self._ledger.feed_in(connection, self._name, event)
         for action in actions:
             if isinstance(action, Notify):
                 log.warning("for %s: %s. %s", action.to, action.title, action.body)
@@ -254,8 +269,8 @@ class Driver:
         self._join.catch_up(now)
         self._judge_canary(row, now)
         while self._day < midnight:
+            self._evaluate(loop, self._ledger.row(self._name).state, self._day + DAY)
             self._day += DAY
-            self._evaluate(loop, self._ledger.row(self._name).state, self._day)
         return True
 
     def _evaluate(self, loop: AnyLoop, state: LoopState, day: datetime) -> None:
@@ -299,41 +314,57 @@ class Driver:
             at=now,
         )
         if finding.verdict != release.evidence:
-            self._keep(version, "canary", (finding,), now)
-            self._feed(CanaryJudged(at=now, version=version, verdict=finding.verdict, finding=finding))
-
-    def _keep(self, version: int, kind: str, findings: tuple[Finding, ...], at: datetime) -> None:
-        with self._workspace.database.transaction() as connection:
-            self._fence(connection)
-            self._workspace.models.add_evidence(connection, self._name, version, kind, findings, at)  # type: ignore[arg-type]
+            self._feed(
+                CanaryJudged(at=now, version=version, verdict=finding.verdict, finding=finding),
+                (version, "canary", (finding,)),
+            )
 
     # ---------------------------------------------------------------- doing
 
+    def _outcome(self, action: str, target: str, payload: msgspec.Struct, cpu_limit: float | None) -> Outcome | None:
+        """Return what came of an action's job, or None while it runs.
+
+        A worker that was killed says nothing about its job, which is run again; what the lost attempts cost is counted.
+        """
+        deaths, burned = self._lost.get(action, (0, 0.0))
+        job = self._jobs.pop(action, None)
+        if job is not None and not job.done():
+            self._jobs[action] = job
+            return None
+        if job is not None:
+            outcome = job.result()
+            burned += outcome.cpu_seconds
+            affordable = cpu_limit is None or burned < cpu_limit
+            if not (outcome.lost and affordable and deaths < _LIVES):
+                self._lost.pop(action, None)
+                return msgspec.structs.replace(outcome, cpu_seconds=burned)
+            log.warning("%s is run again: %s", action, outcome.error)
+            self._lost[action] = (deaths + 1, burned)
+        limit = None if cpu_limit is None else max(cpu_limit - burned, 0.001)
+        self._jobs[action] = self._compute.submit(target, msgspec.json.encode(payload), limit)
+        return None
+
     def _train(self, action: StartTraining, now: datetime) -> bool:
-        job = self._jobs.get(action.id)
-        if job is None:
-            asked = jobs.TrainJob(
-                store=self._workspace.store,
-                loop=self._name,
-                spec=action.spec,
-                at=action.at,
-                trigger=action.trigger,
-                action=action.id,
-            )
-            self._jobs[action.id] = self._compute.submit(
-                "kilter.loop.jobs:train", msgspec.json.encode(asked), action.cpu_limit
-            )
+        asked = jobs.TrainJob(
+            store=self._workspace.store,
+            loop=self._name,
+            spec=action.spec,
+            at=action.at,
+            trigger=action.trigger,
+            action=action.id,
+        )
+        outcome = self._outcome(action.id, "kilter.loop.jobs:train", asked, action.cpu_limit)
+        if outcome is None:
             return False
-        if not job.done():
-            return False
-        del self._jobs[action.id]
-        outcome = job.result()
         if outcome.payload is None:
             reason = outcome.error or "the training process died"
             self._feed(TrainingFailed(at=now, action=action.id, reason=reason, cpu_seconds=outcome.cpu_seconds))
             return True
         answer = msgspec.json.decode(outcome.payload, type=jobs.TrainAnswer)
-        if isinstance(answer, jobs.Failure):
+        if isinstance(answer, jobs.Failure) and answer.retryable:
+            self._lost[action.id] = (0, outcome.cpu_seconds)
+            self._feed(ActionFailed(at=now, action=action.id, reason=answer.reason))
+        elif isinstance(answer, jobs.Failure):
             self._feed(TrainingFailed(at=now, action=action.id, reason=answer.reason, cpu_seconds=outcome.cpu_seconds))
         else:
             self._feed(
@@ -344,22 +375,17 @@ class Driver:
         return True
 
     def _judge(self, action: JudgeGates, now: datetime) -> bool:
-        job = self._jobs.get(action.id)
-        if job is None:
-            asked = jobs.JudgeJob(
-                store=self._workspace.store,
-                loop=self._name,
-                spec=action.spec,
-                at=action.at,
-                version=action.version,
-                champion=action.champion,
-            )
-            self._jobs[action.id] = self._compute.submit("kilter.loop.jobs:judge", msgspec.json.encode(asked), None)
+        asked = jobs.JudgeJob(
+            store=self._workspace.store,
+            loop=self._name,
+            spec=action.spec,
+            at=action.at,
+            version=action.version,
+            champion=action.champion,
+        )
+        outcome = self._outcome(action.id, "kilter.loop.jobs:judge", asked, None)
+        if outcome is None:
             return False
-        if not job.done():
-            return False
-        del self._jobs[action.id]
-        outcome = job.result()
         if outcome.payload is None:
             self._feed(ActionFailed(at=now, action=action.id, reason=outcome.error or "the judging process died"))
             return True
@@ -367,11 +393,11 @@ class Driver:
         if isinstance(answer, jobs.Failure):
             self._feed(ActionFailed(at=now, action=action.id, reason=answer.reason, retryable=answer.retryable))
             return True
-        self._keep(action.version, "gates", answer.findings, now)
         self._feed(
             GatesJudged(
                 at=now, action=action.id, version=action.version, verdict=answer.verdict, findings=answer.findings
-            )
+            ),
+            (action.version, "gates", answer.findings),
         )
         return True
 
@@ -387,9 +413,9 @@ class Driver:
             look=action.look,
             at=now,
         )
-        self._keep(action.version, "shadow", (finding,), now)
         self._feed(
-            ShadowJudged(at=now, action=action.id, version=action.version, verdict=finding.verdict, finding=finding)
+            ShadowJudged(at=now, action=action.id, version=action.version, verdict=finding.verdict, finding=finding),
+            (action.version, "shadow", (finding,)),
         )
         return True
 
@@ -451,4 +477,3 @@ def _reach(loop: AnyLoop) -> timedelta:
 
 def _midnight(moment: datetime) -> datetime:
     return moment.replace(hour=0, minute=0, second=0, microsecond=0)
-

@@ -125,6 +125,10 @@ def _opened(store: Store) -> Workspace:
 
 
 def _train(workspace: Workspace, job: TrainJob) -> Trained:
+    done = workspace.models.by_key(job.loop, job.action)
+    if done is not None:  # an attempt before this one was killed when it had all but answered
+        workspace.runs.finish(done.lineage.run)
+        return Trained(version=done.version, run=done.lineage.run)
     loop, spec = declaration(workspace.database, workspace.objects, job.spec)
     began = process_time()
     prepared = _prepared(workspace, loop, job.at)
@@ -170,9 +174,8 @@ def _train(workspace: Workspace, job: TrainJob) -> Trained:
     runtime = load(bundle.digest, workspace.objects)
     watched = profile(fitted, runtime)
     profile_digest = workspace.objects.put(canonical_json(watched))
-    workspace.runs.log_metrics(run.id, _metrics(fitted, runtime, job.at, process_time() - began))
+    workspace.runs.log_metrics(run.id, _metrics(fitted, runtime, job.at, process_time() - began), key="training")
     workspace.runs.log_artifact(run.id, "profile.json", canonical_json(watched))
-    workspace.runs.finish(run.id)
     with workspace.database.transaction() as connection:
         version = workspace.models.register_in(
             connection,
@@ -183,6 +186,7 @@ def _train(workspace: Workspace, job: TrainJob) -> Trained:
             at=job.at,
             key=job.action,
         )
+    workspace.runs.finish(run.id)
     return Trained(version=version.version, run=run.id)
 
 

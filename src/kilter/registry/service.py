@@ -158,6 +158,14 @@ class ModelService:
         )
         return self._version(connection, model, number)
 
+    def by_key(self, model: str, key: str) -> ModelVersion | None:
+        """Return the version that was registered under an idempotency key, or None."""
+        with self._database.reading() as connection:
+            known = connection.execute(
+                sa.select(versions.c.version).where(versions.c.model == model, versions.c.key == key)
+            ).scalar()
+            return None if known is None else self._version(connection, model, int(known))
+
     def mark(
         self,
         connection: sa.Connection,

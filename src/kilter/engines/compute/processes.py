@@ -20,6 +20,7 @@ from kilter.engines.compute.worker import Hello, Report, Work, receive, send
 
 _TARGET = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 _GRACE_SECONDS = 5.0
+_LIMITS = (-signal.SIGPROF, -signal.SIGXCPU)
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -29,11 +30,13 @@ class Outcome(msgspec.Struct, frozen=True):
         payload: The function's answer, or ``None`` if it failed.
         error: Why it failed: the traceback, or what happened to the worker; ``None`` if it did not.
         cpu_seconds: The CPU time it used, in all threads and ended children.
+        lost: The worker went away for no reason of the job's own (killed, never started): it may be run again.
     """
 
     payload: bytes | None
     error: str | None
     cpu_seconds: float
+    lost: bool = False
 
 
 class Job:
@@ -138,7 +141,7 @@ class Compute:
             job = self._jobs.get()
             if job is None or self._closing.is_set():
                 if job is not None:
-                    job.end(Outcome(None, "the pool was closed before the job began", 0.0))
+                    job.end(Outcome(None, "the pool was closed before the job began", 0.0, lost=True))
                     continue
                 break
             job.end(worker.run(job))
@@ -200,7 +203,10 @@ class _Worker:
             if outcome is not None:
                 return outcome
         return Outcome(
-            None, "the pool was closed" if self._closing.is_set() else "no worker process could be started", 0.0
+            None,
+            "the pool was closed" if self._closing.is_set() else "no worker process could be started",
+            0.0,
+            lost=True,
         )
 
     def cancel(self, job: Job) -> None:
@@ -236,7 +242,9 @@ class _Worker:
         status, used = self._reap()
         if before is None:
             return None
-        return Outcome(None, _reason(status, work), max(0.0, used - before))
+        # A signal other than that of a limit comes from outside: an operator, the kernel short of memory, a shutdown.
+        lost = status < 0 and status not in _LIMITS
+        return Outcome(None, _reason(status, work), max(0.0, used - before), lost=lost)
 
     def _reap(self) -> tuple[int, float]:
         """Wait for the dead process and return its status and the CPU seconds of its whole life."""
@@ -269,7 +277,7 @@ class _Worker:
 
 
 def _reason(status: int, work: Work) -> str:
-    if status in (-signal.SIGPROF, -signal.SIGXCPU):
+    if status in _LIMITS:
         return f"the job was ended after its limit of {work.cpu_limit:g} CPU seconds"
     if status < 0:
         return f"the worker was killed by {signal.Signals(-status).name}"
