@@ -58,7 +58,7 @@ class FeatureService:
         for one in self.views():
             self.catch_up(view_of(one.spec))
 
-    @operation(writes=True)
+    @operation(writes=True, repeatable=True)
     def register(self, view: ViewSpec) -> RegisteredView:
         """Register a view and fill its online side from the table; registering it again changes nothing.
 

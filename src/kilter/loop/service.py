@@ -145,7 +145,7 @@ class LoopService:
             changes=tuple(plan(before, spec)),
         )
 
-    @operation(writes=True, role="owner")
+    @operation(writes=True, role="owner", repeatable=True)
     def apply(
         self,
         source: str,
@@ -220,11 +220,11 @@ class LoopService:
         return declared
 
     def _schemas(self) -> dict[str, dict[str, pl.DataType]]:
-        """Return the columns of every table that has rows."""
+        """Return the columns of every table that has rows: declaring one names its times, and only rows bring its key."""
         return {
             table.name: {column.name: TYPES[column.kind] for column in table.columns}
             for table in self._data.tables()
-            if table.columns
+            if any(column.name == table.key for column in table.columns)
         }
 
     def _welcome(self, declared: Declared) -> None:
@@ -345,7 +345,7 @@ class LoopService:
 
     # ---------------------------------------------------------------- asking
 
-    @operation(writes=True, role="operator")
+    @operation(writes=True, role="operator", repeatable=True)
     def pause(self, loop: str, reason: str = "", by: str = "") -> LoopStatus:
         """Stop a loop at once: nothing new starts, and a release in flight goes back to the champion.
 
@@ -356,7 +356,7 @@ class LoopService:
         """
         return self._ask(loop, PauseRequested(at=self._clock.now(), by=by, reason=reason or "paused by hand"))
 
-    @operation(writes=True, role="operator")
+    @operation(writes=True, role="operator", repeatable=True)
     def resume(self, loop: str, by: str = "") -> LoopStatus:
         """Let a paused loop go on.
 

@@ -1,8 +1,9 @@
 """A write that is sent twice with one key is done once, and answered alike.
 
-A key is claimed in its own transaction before the operation runs and gets its result afterwards. Two requests with one
-key at the same time, or a key whose first attempt was cut off by a crash, are answered with ``Conflict``: what the
-first attempt did is in the journal, and guessing would be worse than asking.
+A key is claimed in its own transaction before the operation runs and gets its result afterwards. A second request with
+the key while the first one runs is told to come back. When the first attempt was cut off by a crash, an operation that
+leaves the same whether done once or twice is run again; for any other the answer is ``Conflict``: what the first attempt
+did is in the journal, and guessing would be worse than asking.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Idempotency:
         self._clock = clock
         self._boot = secrets.token_hex(16)
 
-    def once(self, key: str, operation: str, arguments: str, work: Callable[[], bytes]) -> bytes:
+    def once(
+        self, key: str, operation: str, arguments: str, work: Callable[[], bytes], *, repeatable: bool = False
+    ) -> bytes:
         """Return the result of ``work``, which runs only if the key is new.
 
         Args:
@@ -46,6 +49,7 @@ class Idempotency:
             operation: The operation's name.
             arguments: Digest of the arguments; one key can't stand for two requests.
             work: Runs the operation and returns its result as JSON.
+            repeatable: Run it again when the first attempt was cut off.
 
         Raises:
             InvalidInput: When the key isn't one.
@@ -58,7 +62,7 @@ class Idempotency:
                 where="Idempotency-Key",
                 allowed="8 to 200 letters, digits, '.', '_', ':' or '-'",
             )
-        kept = self._claim(key, operation, arguments)
+        kept = self._claim(key, operation, arguments, repeatable=repeatable)
         if kept is not None:
             return kept
         try:
@@ -78,7 +82,7 @@ class Idempotency:
             oldest = self._clock.now() - KEPT
             return connection.execute(delete(idempotency).where(idempotency.c.at < oldest)).rowcount
 
-    def _claim(self, key: str, operation: str, arguments: str) -> bytes | None:
+    def _claim(self, key: str, operation: str, arguments: str, *, repeatable: bool) -> bytes | None:
         try:
             with self._database.transaction() as connection:
                 connection.execute(
@@ -92,10 +96,10 @@ class Idempotency:
                     )
                 )
         except (IntegrityError, Conflict):
-            return self._kept(key, operation, arguments)
+            return self._kept(key, operation, arguments, repeatable=repeatable)
         return None
 
-    def _kept(self, key: str, operation: str, arguments: str) -> bytes:
+    def _kept(self, key: str, operation: str, arguments: str, *, repeatable: bool) -> bytes | None:
         with self._database.reading() as connection:
             row = connection.execute(select(idempotency).where(idempotency.c.key == key)).mappings().first()
         if row is None:
@@ -110,8 +114,20 @@ class Idempotency:
             raise Unavailable(
                 "the first attempt with this key still runs", where="Idempotency-Key", fix="send it again"
             )
+        if repeatable and self._taken_over(key, row["boot"]):
+            return None
+        if repeatable:
+            raise Unavailable("another attempt with this key runs now", where="Idempotency-Key", fix="send it again")
         raise Conflict(
             "the first attempt with this key was cut off",
             where="Idempotency-Key",
             fix="see in the journal what it did, and use a new key",
         )
+
+    def _taken_over(self, key: str, boot: str) -> bool:
+        """Make a key whose attempt was cut off this process's own; False when somebody else was faster."""
+        own = update(idempotency).where(
+            idempotency.c.key == key, idempotency.c.boot == boot, idempotency.c.result.is_(None)
+        )
+        with self._database.transaction() as connection:
+            return connection.execute(own.values(boot=self._boot)).rowcount == 1

@@ -29,16 +29,23 @@ class Mark:
     writes: bool
     role: Role
     key: str = ""
+    repeatable: bool = False
 
 
 @overload
 def operation(function: Callable[P, R], /) -> Callable[P, R]: ...
 @overload
 def operation(
-    *, writes: bool = False, role: Role | None = None, key: str = ""
+    *, writes: bool = False, role: Role | None = None, key: str = "", repeatable: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def operation(
-    function: Callable[P, R] | None = None, /, *, writes: bool = False, role: Role | None = None, key: str = ""
+    function: Callable[P, R] | None = None,
+    /,
+    *,
+    writes: bool = False,
+    role: Role | None = None,
+    key: str = "",
+    repeatable: bool = False,
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """Mark a service's method as an operation; the function itself stays as it is.
 
@@ -47,8 +54,9 @@ def operation(
         writes: The operation changes something: HTTP POST only, an idempotency key is honoured, and MCP doesn't offer it.
         role: The least role that may call it; ``viewer`` for reads and ``operator`` for writes unless given.
         key: The argument that carries the caller's idempotency key, of an operation that remembers its keys itself.
+        repeatable: Doing it twice leaves what doing it once leaves, so an attempt that was cut off is simply run again.
     """
-    mark = Mark(writes=writes, role=role or ("operator" if writes else "viewer"), key=key)
+    mark = Mark(writes=writes, role=role or ("operator" if writes else "viewer"), key=key, repeatable=repeatable)
 
     def stamp(marked: Callable[P, R]) -> Callable[P, R]:
         setattr(marked, _MARK, mark)
@@ -72,6 +80,7 @@ class Operation:
         request: A Struct made from the signature; unknown fields are refused.
         result: The annotated result type.
         key: The argument that carries the caller's idempotency key, of an operation that remembers its keys itself.
+        repeatable: Doing it twice leaves what doing it once leaves.
     """
 
     noun: str
@@ -84,6 +93,7 @@ class Operation:
     request: type[msgspec.Struct]
     result: Any
     key: str = ""
+    repeatable: bool = False
 
     @property
     def name(self) -> str:
@@ -203,4 +213,5 @@ def _describe(noun: str, verb: str, method: Callable[..., Any]) -> Operation:
         request=request,
         result=hints["return"],
         key=mark.key,
+        repeatable=mark.repeatable,
     )

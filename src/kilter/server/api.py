@@ -63,7 +63,8 @@ def _route(operation: Operation, pool: Pool, idempotency: Idempotency) -> HTTPRo
 def _once(
     idempotency: Idempotency, key: str, operation: Operation, arguments: dict[str, object], work: Callable[[], bytes]
 ) -> Callable[[], bytes]:
-    return lambda: idempotency.once(key, operation.name, digest_json(arguments), work)
+    digest = digest_json(arguments)
+    return lambda: idempotency.once(key, operation.name, digest, work, repeatable=operation.repeatable)
 
 
 def read_object(body: bytes) -> dict[str, object]:
