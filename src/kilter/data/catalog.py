@@ -170,7 +170,7 @@ class Catalog:
                     "at": moment_of(one.at),
                 }
                 for one in requests
-                if one.request
+                if one.request and one.position > found.flushed
             ]
             if named:
                 connection.execute(sa.insert(data_requests), named)
