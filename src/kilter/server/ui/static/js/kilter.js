@@ -1,0 +1,16 @@
+// What the pages are made of: small elements, each drawing one thing from the JSON in its `data` attribute.
+import "./k-clock.js";
+import "./k-heat.js";
+import "./k-hist.js";
+import "./k-lines.js";
+import "./k-live.js";
+import "./k-loop.js";
+import "./k-traffic.js";
+import "./ask.js";
+
+document.getElementById("theme")?.addEventListener("click", () => {
+  const root = document.documentElement;
+  root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
+  localStorage.setItem("kilter-theme", root.dataset.theme);
+  document.dispatchEvent(new CustomEvent("kilter:theme"));
+});

@@ -1,0 +1,135 @@
+"""How templates write times, numbers and intervals."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from datetime import date, datetime
+
+import msgspec
+
+from kilter.core.evidence import Finding
+
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?%?")
+
+
+def moment(at: datetime | None) -> str:
+    """``26 Apr 2013, 14:30``."""
+    return "" if at is None else f"{at:%-d %b %Y, %H:%M}"
+
+
+def day(at: date | datetime | None) -> str:
+    """``26 Apr 2013``."""
+    return "" if at is None else f"{at:%-d %b %Y}"
+
+
+def short(at: datetime | None) -> str:
+    """``26 Apr, 14:30``."""
+    return "" if at is None else f"{at:%-d %b, %H:%M}"
+
+
+def iso(at: date | datetime | None) -> str:
+    """The machine's spelling."""
+    return "" if at is None else at.isoformat().replace("+00:00", "Z")
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, with a real minus sign."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    text = f"{value:,.{max(0, 3 - size)}f}" if -4 < size < 15 else f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    """A number that says its sign."""
+    text = number(value)
+    return f"+{text}" if value is not None and value > 0 else text
+
+
+def percent(value: float | None) -> str:
+    """A part of one in per cent."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def as_json(value: object) -> str:
+    """A value as JSON, for an attribute."""
+    return msgspec.json.encode(value).decode()
+
+
+class Band(msgspec.Struct, frozen=True):
+    """Where an interval lies on its own scale, in per cent of the width.
+
+    Args:
+        low: Lower end; 0 when it is open.
+        high: Upper end; 100 when it is open.
+        estimate: The estimate.
+        bound: What it was held against, if that is a number.
+        width: From low to high.
+    """
+
+    low: float
+    high: float
+    estimate: float
+    bound: float | None
+    width: float
+
+
+def band(finding: Finding) -> Band | None:
+    """Return a finding's interval as it is drawn; the bound is on the scale, with room on both sides."""
+    value = finding.value
+    if value is None:
+        return None
+    bound = bound_of(finding)
+    known = [one for one in (value.low, value.high, value.estimate, bound) if one is not None and math.isfinite(one)]
+    least, most = min(known), max(known)
+    room = (most - least) * 0.12 or abs(most) * 0.1 or 1.0
+    least, most = least - room, most + room
+
+    def place(at: float) -> float:
+        return round(100 * (at - least) / (most - least), 2)
+
+    low = 0.0 if value.low is None else place(value.low)
+    high = 100.0 if value.high is None else place(value.high)
+    return Band(low, high, place(value.estimate), None if bound is None else place(bound), round(high - low, 2))
+
+
+def bound_of(finding: Finding) -> float | None:
+    """Return the number in what was allowed: -0.05 of ``< -0.05``, 0.1 of ``< +10% worse``."""
+    found = _NUMBER.search(finding.allowed)
+    if found is None:
+        return None
+    text = found.group()
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+
+
+_VERDICTS = {"pass": "passed", "fail": "failed", "inconclusive": "open"}
+
+
+def verdict(word: str) -> str:
+    """A verdict in one word."""
+    return _VERDICTS.get(word, word)
+
+
+def stage(word: str) -> str:
+    """A stage as people write it."""
+    return word.replace("_", " ")
+
+
+FILTERS: dict[str, Callable[..., object]] = {
+    "moment": moment,
+    "day": day,
+    "short": short,
+    "iso": iso,
+    "number": number,
+    "signed": signed,
+    "percent": percent,
+    "json": as_json,
+    "band": band,
+    "verdict": verdict,
+    "stage": stage,
+}
