@@ -15,7 +15,7 @@ from datetime import datetime
 import polars as pl
 
 from kilter.core.clock import Clock
-from kilter.core.errors import DeclarationError, InvalidInput, KilterError, NotFound
+from kilter.core.errors import Damaged, DeclarationError, InvalidInput, KilterError, NotFound
 from kilter.data.batch import TYPES, Batch, decode, encode, micros, moment_of, parts_frame
 from kilter.data.canonical import frame_digest
 from kilter.data.catalog import Catalog, Entry
@@ -186,6 +186,7 @@ class DataService:
                 pl.lit(position, dtype=pl.Int64).alias("_position"),
             )
             version = self._files.append(table, parts.with_columns(stamps))
+            self._log.sync()  # see flush
             self._entries[table] = self._catalog.flushed(
                 entry, position, version=version, parts=parts.height, at=moment_of(marker.at)
             )
@@ -208,6 +209,7 @@ class DataService:
             entry = self._adopt(self._refreshed(table))
             waiting = [batch for batch in self._tails.get(table, []) if batch.position > entry.flushed]
             if waiting:
+                self._log.sync()  # the cursor survives a power cut, and must never point behind the log's end
                 parts = [batch for batch in waiting if not batch.bulk]
                 version = entry.version
                 if parts:
@@ -358,6 +360,7 @@ class DataService:
         """Read what came to the log since; the writer itself has seen everything it wrote."""
         if not self._started:
             entries = self._catalog.entries()
+            self._same_log(entries)
             self._entries = {entry.name: entry for entry in entries}
             self._latest = max((micros(entry.flushed_at) for entry in entries if entry.flushed_at), default=0)
             self._seen = min((entry.flushed for entry in entries), default=self._log.end())
@@ -373,6 +376,16 @@ class DataService:
             self._keep(batch)
             if batch.request:
                 self._requests[batch.table, batch.request] = _appended(batch)
+
+    def _same_log(self, entries: Sequence[Entry]) -> None:
+        """Refuse a row log that ends before the tables' cursors: what is appended to it would count as copied already."""
+        ahead = next((entry for entry in entries if entry.flushed > self._log.end()), None)
+        if ahead is not None:
+            raise Damaged(
+                f"the row log ends before what table {ahead.name!r} has taken from it: it is another store's, or a part is missing",
+                where=str(self._log.folder),
+                fix="use the --home that the store was filled from, or restore the folder from a backup; nothing was changed",
+            )
 
     def _adopt(self, entry: Entry) -> Entry:
         """Move the cursor over positions that a flush wrote to the files before it crashed."""

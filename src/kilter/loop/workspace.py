@@ -12,11 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
-from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
 from kilter.core.clock import Clock, SystemClock
+from kilter.core.digests import digest_json
 from kilter.core.errors import InvalidInput, Unavailable
 from kilter.data.service import DataService
 from kilter.engines.clock import SharedClock
@@ -41,6 +42,8 @@ from kilter.tracking.service import RunService
 S = TypeVar("S")
 
 DEFAULT_STORE = ".kilter"
+
+_BUCKET_OPTIONS = frozenset({"endpoint", "region"})
 
 
 class Store(msgspec.Struct, frozen=True):
@@ -67,7 +70,7 @@ class Store(msgspec.Struct, frozen=True):
         Args:
             target: A folder, or ``postgresql://user@host/database?objects=s3://bucket/prefix``. Options of the object store (such as
                 ``endpoint``, ``region``) are given in the URL of ``objects``, or by the usual environment variables.
-            home: The local folder of a remote store; ``KILTER_HOME``, else ``~/.kilter/<database>``.
+            home: The local folder of a remote store; ``KILTER_HOME``, else one below ``~/.kilter`` that is this store's own.
 
         Raises:
             InvalidInput: When the target is neither.
@@ -94,11 +97,12 @@ class Store(msgspec.Struct, frozen=True):
                 allowed="postgresql://user@host/database?objects=s3://bucket/prefix",
                 fix="add ?objects= with a folder or an s3:// URL",
             )
+        # Written without quoting, the second option of the bucket looks like one of the database, which has none such.
+        for name in _BUCKET_OPTIONS & query.keys():
+            objects += f"{'&' if '?' in objects else '?'}{urlencode({name: query.pop(name)[0]})}"
         tables = query.pop("tables", [_below(objects, "tables")])[0]
         database = urlunsplit(("postgresql+psycopg", parts.netloc, parts.path, urlencode(query, doseq=True), ""))
-        place = (
-            home or os.environ.get("KILTER_HOME") or str(Path.home() / ".kilter" / (parts.path.strip("/") or "default"))
-        )
+        place = home or os.environ.get("KILTER_HOME") or str(_own_home(parts, query))
         return cls(database, _below(objects, "objects"), tables, str(Path(place).expanduser().resolve()), text)
 
     @property
@@ -110,6 +114,12 @@ class Store(msgspec.Struct, frozen=True):
     def run(self) -> RunFolder:
         """What runs on this store, on this machine."""
         return RunFolder(self.folder / "run")
+
+
+def _own_home(parts: SplitResult, query: dict[str, list[str]]) -> Path:
+    """Return a folder for a database alone: two servers may both have one of the same name."""
+    own = digest_json([parts.hostname, parts.port, parts.path, sorted(query.items())])
+    return Path.home() / ".kilter" / f"{parts.path.strip('/') or 'default'}-{own[:8]}"
 
 
 def _below(url: str, name: str) -> str:

@@ -93,6 +93,11 @@ class Log:
             raise
         return log
 
+    @property
+    def folder(self) -> Path:
+        """Where the segments lie."""
+        return self._folder
+
     def claim(self) -> None:
         """Become the writer of a log that was opened for reading; nothing happens when this one is the writer already.
 
@@ -215,10 +220,23 @@ class Log:
                 segment, offset = segment + 1, 0
 
     def sync(self) -> None:
-        """Wait until everything appended so far is on the disk."""
+        """Wait until everything appended so far is on the disk, whoever appended it.
+
+        Raises:
+            Unavailable: When the disk fails.
+        """
         with self._guard:
-            if self._tail >= 0:
-                os.fdatasync(self._tail)
+            try:
+                if self._tail >= 0:
+                    os.fdatasync(self._tail)
+                elif (newest := self._path(self._newest())).exists():  # older segments were brought there when they ended
+                    descriptor = os.open(newest, os.O_RDONLY)
+                    try:
+                        os.fdatasync(descriptor)
+                    finally:
+                        os.close(descriptor)
+            except OSError as error:
+                raise _translated(error, self._folder) from error
 
     def close(self) -> None:
         """Close the log and let another writer have it; closing it twice is no error."""
