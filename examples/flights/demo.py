@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -44,8 +44,11 @@ END = datetime(2014, 1, 1, tzinfo=UTC)
 FAST_END = datetime(2013, 6, 1, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]
 
-HOTFIX_AT = datetime(2013, 3, 9, 12, tzinfo=UTC)
-"""A rushed change of the declaration goes out: the delay in hours, no shadow, and it need not be better."""
+HOTFIX_AFTER = timedelta(days=2)
+"""A rushed change of the declaration goes out so long after the first promotion: the delay in hours, no shadow, it need not be better."""
+
+HOTFIX_BY = datetime(2013, 5, 24, tzinfo=UTC)
+"""It goes out then at the latest."""
 
 KILL_AT = datetime(2013, 3, 20, 15, tzinfo=UTC)
 """The worker that serves the champion is killed in the middle of its requests."""
@@ -77,6 +80,8 @@ class Demo:
         self.hotfix_since: datetime | None = None
         self._hotfix_done = False
         self._killed = False
+        self._in_canary = False
+        self._promoted_at: datetime | None = None
         self._paused_since: datetime | None = None
         self._seen = 0
 
@@ -97,7 +102,7 @@ class Demo:
         self.kilter = self.stage.start()
         planned = self._patiently(lambda: self.kilter.loops.apply(FILE.read_text(), FILE.name, by="demo"))
         self.tell.line(self.stage.clock.now(), f"applied {FILE.name}: declaration {planned.digest[:12]}")
-        self.settle(lambda status: status.summary.champion is not None)
+        self.settle(START, lambda status: status.summary.champion is not None)
 
     # ------------------------------------------------------------ the replay
 
@@ -112,7 +117,7 @@ class Demo:
                 )
             self._ask(hour.asked, hour.end)
             self._act(hour.end)
-        self.settle()
+        self._look(self.settle(self.end))
 
     def _ask(self, rows: list[dict[str, object]], now: datetime) -> None:
         key = f"ask {now:%Y-%m-%dT%H}"
@@ -124,21 +129,17 @@ class Demo:
 
     def _act(self, now: datetime) -> None:
         """Do what the script says for this hour, and wait for the controller where it has something to decide."""
-        if self.hotfix_since is None and now >= HOTFIX_AT:
-            self._ship_hotfix(now)
-        pace = 4 if self._watching else 24
-        if now.hour % pace == 0:
-            self._look(self.settle())
-
-    @property
-    def _watching(self) -> bool:
-        return self._in_canary
-
-    _in_canary = False
+        if now.hour % (4 if self._in_canary else 24) == 0:
+            # A quiet controller may be a day behind, while nobody would see the difference.
+            status = self.settle(now - timedelta(days=0 if self._in_canary else 1))
+            self._look(status if status.summary.work == "idle" else self.settle(now))
 
     def _look(self, status: LoopStatus) -> None:
         """See where the loop stands, and play the people who would react."""
         summary = status.summary
+        idle = summary.work == "idle" and summary.paused is None
+        if self.hotfix_since is None and idle and (self._promoted_for(HOTFIX_AFTER, status.now) or status.now >= HOTFIX_BY):
+            self._ship_hotfix(status.now)
         self._in_canary = summary.work in {"canary", "promoting", "rolling_back"}
         if self.hotfix_since is not None and not self._hotfix_done:
             if summary.work == "canary" and not self.minutes_for_hours.on:
@@ -158,9 +159,14 @@ class Demo:
             self.tell.line(status.now, "the owner has looked, and lets the loop go on")
         self._narrate()
 
+    def _promoted_for(self, time: timedelta, now: datetime) -> bool:
+        return self._promoted_at is not None and now - self._promoted_at >= time
+
     def _narrate(self) -> None:
         for event in self.kilter.loops.timeline(LOOP, after=self._seen, limit=500):
             self._seen = event.seq
+            if event.kind == "Promote" and event.data.get("previous") is not None and self._promoted_at is None:
+                self._promoted_at = event.at
             self.tell.event(event)
 
     # ------------------------------------------------------------ two bad days
@@ -204,19 +210,17 @@ class Demo:
 
     # ------------------------------------------------------------ waiting
 
-    def settle(self, until: object = None) -> LoopStatus:
-        """Wait until the controller has done all there is to do at the present time."""
-        now = self.stage.clock.now()
+    def settle(self, moment: datetime, until: Callable[[LoopStatus], bool] = lambda _: True) -> LoopStatus:
+        """Wait until the controller has done all there was to do at a moment, and return where the loop stands."""
         deadline = time.monotonic() + 180
-        pause = 0.005
+        pause = 0.002
         while time.monotonic() < deadline:
             status = self._patiently(lambda: self.kilter.loops.status(LOOP))
-            done = status.settled_at is not None and status.settled_at >= now
-            if done and (until is None or until(status)):  # type: ignore[operator]
+            if status.settled_at is not None and status.settled_at >= moment and until(status):
                 return status
             time.sleep(pause)
-            pause = min(pause * 1.3, 0.1)
-        raise SystemExit(f"the controller did not settle at {now:%Y-%m-%d %H:%M}; see {self.stage.store.folder / 'run'}")
+            pause = min(pause * 1.3, 0.05)
+        raise SystemExit(f"the controller did not settle at {moment:%Y-%m-%d %H:%M}; see {self.stage.store.folder / 'run'}")
 
     def _patiently(self, call):  # noqa: ANN001, ANN202 - a closure of any type
         """Call the server; while things are being killed around us, again until it answers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 
+from examples.flights.airline import ARRIVED, DEPARTED
+
 HOUR = timedelta(hours=1)
 LEAD = timedelta(hours=1)
 ASKED = ("flight_id", "sched_dep", "carrier", "origin", "dest", "hour", "weekday", "distance")
-DEPARTED = ("flight_id", "sched_dep", "origin", "dep_time", "dep_delay", "dep_delay_h")
-LANDED = ("flight_id", "sched_dep", "arr_time", "arr_delay")
+AHEAD = 48
+"""How many hours are made ready while the ones before are played."""
 
 
 @dataclass(frozen=True)
@@ -40,26 +43,33 @@ class Stream:
 
     Args:
         flights: All flights, with the times as UTC instants.
-        stretch: How many hours are handed out together while nothing delicate is going on.
     """
 
     def __init__(self, flights: pl.DataFrame) -> None:
         self._asked = _Sorted(flights, "sched_dep", ASKED, shift=LEAD)
         self._departed = _Sorted(flights, "dep_time", DEPARTED)
-        self._landed = _Sorted(flights, "arr_time", LANDED)
+        self._landed = _Sorted(flights, "arr_time", ARRIVED)
 
     def hours(self, start: datetime, end: datetime, *, minutes_for_hours: Switch) -> Iterator[Hour]:
         """Yield the hours of ``[start, end)``; while the switch is on, the producer sends minutes where hours belong."""
+        ready: queue.Queue[Hour | None] = queue.Queue(AHEAD)
+        threading.Thread(target=self._make, args=(start, end, ready), daemon=True).start()
+        while (hour := ready.get()) is not None:
+            if minutes_for_hours.on:
+                for row in hour.parts:
+                    if "dep_delay_h" in row:
+                        row["dep_delay_h"] = row["dep_delay"]
+            yield hour
+
+    def _make(self, start: datetime, end: datetime, ready: queue.Queue[Hour | None]) -> None:
         begin = start
         while begin < end:
             stop = begin + HOUR
-            departed = self._departed.between(begin, stop)
-            if minutes_for_hours.on:
-                for row in departed:
-                    row["dep_delay_h"] = row["dep_delay"]
             asked = self._asked.between(begin, stop)
-            yield Hour(stop, asked + departed + self._landed.between(begin, stop), asked)
+            parts = [*asked, *self._departed.between(begin, stop), *self._landed.between(begin, stop)]
+            ready.put(Hour(stop, parts, asked))
             begin = stop
+        ready.put(None)
 
 
 @dataclass

@@ -248,7 +248,7 @@ def _healing(demo: Demo, events: list[Event]) -> tuple[datetime | None, datetime
     before the alarm (Page 1954): a change point, not the day somebody noticed.
     """
     promotion = next(
-        (e for e in events if e.kind == "Promote" and e.data.get("previous") is not None and e.at > (demo.hotfix_since or demo.start)), None
+        (e for e in events if e.kind == "Promote" and e.data.get("previous") is not None ), None
     )
     if promotion is None:
         return None, None

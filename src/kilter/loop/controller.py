@@ -123,11 +123,15 @@ class Controller:
 
     def serve(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
+        run = self._workspace.store.run
         holder = f"{socket.gethostname()}/{os.getpid()}"
         waiting = False
         try:
             while not stop.is_set():
-                if self._lease.acquire(LEASE, holder, LEASE_SECONDS) is None:
+                # A controller that was killed on this machine can't come back: its lease need not run out first.
+                mark = run.hold("controller")
+                name = f"{mark}/{holder}" if mark else holder
+                if self._lease.acquire(LEASE, name, LEASE_SECONDS, heir_of=f"{mark}/" if mark else "") is None:
                     if not waiting:
                         log.warning("another controller works on this store; waiting for its lease")
                         waiting = True
@@ -138,6 +142,7 @@ class Controller:
         finally:
             self._compute.close()
             self._lease.release()
+            run.let_go("controller")
 
     def _work(self, stop: threading.Event) -> None:
         beat = threading.Event()
@@ -172,7 +177,13 @@ class Controller:
             driver = self._drivers.get(name)
             if driver is None:
                 driver = self._drivers[name] = Driver(self._workspace, name, self._compute, self._lease)
-            busy = driver.step() or busy
+            try:
+                busy = driver.step() or busy
+            except KilterError as error:
+                log.warning("%s: %s", name, error)
+            except Exception:  # one loop's defect must not stop the others; a fresh driver starts from what is stored
+                log.exception("%s could not take a step", name)
+                del self._drivers[name]
         return busy
 
 
@@ -302,7 +313,9 @@ class Driver:
             return
         version = release.version
         history = self._workspace.models.history(self._name, version)
-        began = next(mark.at for mark in history.stages if mark.stage == "canary")
+        began = next((mark.at for mark in history.stages if mark.stage == "canary"), None)
+        if began is None:
+            return  # asked for, and not yet confirmed by the endpoint
         loop = self._loop(history.version.lineage.spec)
         finding = self._workspace.releases.judge_canary(
             self._name,
