@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from datetime import datetime
@@ -13,6 +14,7 @@ from kilter.core.errors import InvalidInput, Unavailable
 
 TOKEN_FILE = "token"  # noqa: S105 - the name of a file, not a secret
 MIN_TOKEN = 16
+_MARK_LENGTH = 16
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -54,6 +56,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._held: dict[str, tuple[int, str]] = {}
 
     def write(self, running: Running) -> None:
         """Say that a process runs; the file is replaced as a whole."""
@@ -76,6 +79,38 @@ class RunFolder:
         found = self.read(name)
         if found is not None and found.pid == pid:
             (self.path / f"{name}.json").unlink(missing_ok=True)
+
+    def hold(self, name: str) -> str:
+        """Hold a name on this store for as long as this process lives, however it ends.
+
+        Args:
+            name: What is held; the file ``<name>.lock`` stays, the lock on it goes with the process.
+
+        Returns:
+            The mark of the name, the same for everyone who ever holds it: whoever is known by it and isn't this process is
+            dead. Empty while another process holds it.
+        """
+        if name in self._held:
+            return self._held[name][1]
+        self.make()
+        descriptor = os.open(self.path / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mark = os.pread(descriptor, _MARK_LENGTH, 0).decode("ascii", "replace")
+            if len(mark) < _MARK_LENGTH:
+                mark = secrets.token_hex(_MARK_LENGTH // 2)
+                os.pwrite(descriptor, mark.encode(), 0)
+        except OSError:
+            os.close(descriptor)
+            return ""
+        self._held[name] = (descriptor, mark)
+        return mark
+
+    def let_go(self, name: str) -> None:
+        """Hold a name no longer; without holding it, do nothing."""
+        descriptor, _ = self._held.pop(name, (-1, ""))
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def token(self) -> str | None:
         """Return the owner's token: ``KILTER_TOKEN`` if set, else the store's own, else None."""

@@ -146,7 +146,9 @@ def test_a_job_that_fails_is_an_outcome_and_the_next_one_works(compute, target, 
 def test_kill_9_of_the_worker_is_an_outcome(compute, tmp_path):
     job = compute.submit("compute_jobs:sleep", str(tmp_path / "pid").encode())
     os.kill(wait_for(tmp_path / "pid"), signal.SIGKILL)
-    assert "killed by SIGKILL" in (job.result(60).error or "")
+    outcome = job.result(60)
+    assert "killed by SIGKILL" in (outcome.error or "")
+    assert outcome.lost
 
 
 def test_a_worker_killed_while_idle_costs_no_job(compute):
@@ -174,6 +176,7 @@ def test_a_limit_holds_although_the_worker_is_warm(compute):
 def test_a_runaway_job_is_ended(compute, target):
     outcome = compute.submit(target, b"1000", cpu_limit=0.3).result(60)
     assert outcome.error == "the job was ended after its limit of 0.3 CPU seconds"
+    assert not outcome.lost
     # The kernel's timer counts in ticks of the scheduler, which are coarse on a busy machine.
     assert 0.1 < outcome.cpu_seconds < 1.5
     assert compute.submit("compute_jobs:echo", b"next").result(60).payload == b"next"

@@ -105,3 +105,17 @@ def test_results_are_forgotten_after_a_week(database, manual):
 def test_keys_have_a_form(database, manual, key):
     with pytest.raises(InvalidInput):
         Idempotency(database, manual).once(key, "room.put", "a", lambda: b"1")
+
+
+def test_work_that_was_cut_off_runs_again_only_if_that_leaves_the_same(database, manual):
+    cut_off = Idempotency(database, manual)
+    with database.transaction() as connection:
+        connection.execute(
+            rows.insert().values(
+                key=KEY, operation="room.put", arguments="a", boot="before", result=None, at=manual.now()
+            )
+        )
+    with pytest.raises(Conflict, match="cut off"):
+        cut_off.once(KEY, "room.put", "a", lambda: b"1")
+    assert cut_off.once(KEY, "room.put", "a", lambda: b"2", repeatable=True) == b"2"
+    assert Idempotency(database, manual).once(KEY, "room.put", "a", lambda: b"3", repeatable=True) == b"2"

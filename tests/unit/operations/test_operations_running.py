@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
 
@@ -71,3 +73,22 @@ def test_the_environment_comes_first_and_must_be_strong(tmp_path, monkeypatch):
         with pytest.raises(InvalidInput) as caught:
             folder.token()
         assert weak not in str(caught.value)
+
+
+def test_a_name_is_held_by_one_process_until_it_dies_and_its_mark_stays(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from kilter.operations.running import RunFolder\n"
+        "folder = RunFolder(Path(sys.argv[1])); print(folder.hold('controller'), flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    mark = holder.stdout.readline().strip()
+    folder = RunFolder(tmp_path)
+    assert mark
+    assert folder.hold("controller") == ""
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    assert folder.hold("controller") == folder.hold("controller") == mark
+    assert RunFolder(tmp_path).hold("controller") == ""
+    folder.let_go("controller")
+    assert RunFolder(tmp_path).hold("controller") == mark

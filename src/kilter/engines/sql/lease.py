@@ -33,13 +33,14 @@ class Lease:
         self.ttl_seconds = 0.0
         self.epoch: int | None = None
 
-    def acquire(self, name: str, holder: str, ttl_seconds: float) -> int | None:
+    def acquire(self, name: str, holder: str, ttl_seconds: float, heir_of: str = "") -> int | None:
         """Take a lease that is free, has run out, or is the holder's own.
 
         Args:
             name: What is leased.
             holder: Who asks; must differ between processes.
             ttl_seconds: How long it lasts without a renewal.
+            heir_of: Take it also from a holder whose name begins so, because the caller knows that it is dead.
 
         Returns:
             The new epoch, larger than every one before; ``None`` if someone else holds the lease.
@@ -58,7 +59,8 @@ class Lease:
                     return None  # Another process made the row a moment ago, and holds it.
             else:
                 # A time left that is longer than the lease means a clock that began anew, as after a restart.
-                if row.holder not in ("", holder) and 0 < row.expires - now <= ttl_seconds:
+                free = row.holder in ("", holder) or (heir_of and row.holder.startswith(heir_of))
+                if not free and 0 < row.expires - now <= ttl_seconds:
                     return None
                 epoch = int(row.epoch) + 1
                 connection.execute(
