@@ -29,6 +29,7 @@ DRAIN_SECONDS = 15.0
 _LOOK = 0.05
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
+_LONGEST_PAUSE_READY = 1.0
 _STABLE = 10.0
 _LOG_KEPT = 4 * 1024 * 1024
 
@@ -161,10 +162,12 @@ class Supervisor:
             return
         code, pid = child.process.returncode, child.process.pid
         self._run.remove(child.part.name, pid)
+        # What had been ready can be so again, and others wait for it; what never was is not tried in a hurry.
+        most = _LONGEST_PAUSE_READY if child.ready else _LONGEST_PAUSE
         child.process = None
         child.ready = False
         child.restarts += 1
-        child.pause = _FIRST_PAUSE if now - child.started > _STABLE else min(child.pause * 2, _LONGEST_PAUSE)
+        child.pause = _FIRST_PAUSE if now - child.started > _STABLE else min(child.pause * 2, most)
         child.again_at = now + child.pause
         said = f"ended by signal {-code}" if code < 0 else f"ended with code {code}"
         self._tell(Happening("died", child.part.name, pid, f"{said}; starts again in {child.pause:g} s"))
