@@ -28,6 +28,8 @@ Done = Callable[[bytes | None, bool], None]
 # A worker that had been ready comes back soon, because requests wait for it; one that never was is not tried in a hurry.
 _BACKOFF_FIRST, _BACKOFF_READY, _BACKOFF_MOST = 0.05, 0.5, 5.0
 _STABLE_SECONDS = 10.0
+_LOADS = 3
+"""How many processes may die in the middle of loading a model, without a word, before that is taken for its fault."""
 _EXIT_SECONDS = 2.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -167,6 +169,7 @@ class Pool:
         self._starting: set[asyncio.Task[None]] = set()
         self._reaping: set[asyncio.Task[None]] = set()
         self._backoff = 0.0
+        self._lost_loads = 0
         self._stopped = False
 
     @property
@@ -226,7 +229,8 @@ class Pool:
         _keep(worker.reap(), self._reaping)
         if self._stopped:
             return
-        if not self._first.done():
+        self._lost_loads += not self._first.done()
+        if not self._first.done() and (worker.refusal or self._lost_loads >= _LOADS):
             reason = worker.refusal or "the worker process died while it loaded the model"
             self._first.set_exception(Unavailable(reason, where="worker"))
             self._first.exception()  # it is taken note of here: nobody may be waiting any more
