@@ -121,9 +121,9 @@ class OnlineStore:
                 shared = _shared.get(name)
                 if shared is None:
                     _drop_after_reboot(folder)
-                    environment = lmdb.open(
-                        name, map_size=map_bytes, max_readers=_READERS, sync=False, metasync=False
-                    )
+                    environment = lmdb.open(name, map_size=map_bytes, max_readers=_READERS, sync=False, metasync=False)
+                    # Readers that were killed would hold on to old pages, and to their places in the table, for ever.
+                    environment.reader_check()
                     shared = _shared[name] = _Shared(environment)
                 shared.users += 1
         except (lmdb.Error, OSError) as error:
