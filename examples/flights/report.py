@@ -175,7 +175,7 @@ def summarise(demo: Demo, outcomes: tuple[Outcome, ...], seconds: float) -> Summ
     verification = demo.kilter.journal.verify()
     times = np.array(demo.traffic.seconds or [0.0]) * 1000
     hotfix = next((event for event in rollbacks if demo.hotfix_since and event.at >= demo.hotfix_since), None)
-    canary = [e.at for e in events if e.kind == "SetTraffic" and e.data.get("mode") == "canary" and hotfix and e.at <= hotfix.at]
+    canary = [e.at for e in events if e.kind == "SetTraffic" and hotfix and e.data.get("challenger") == hotfix.data["version"]]
     return Summary(
         promotions=len(promotions),
         refusals=refusals,

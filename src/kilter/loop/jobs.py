@@ -81,7 +81,6 @@ class JudgeJob(msgspec.Struct, frozen=True, kw_only=True):
     store: Store
     loop: str
     spec: str
-    at: datetime
     version: int
     champion: int | None
 
@@ -231,23 +230,25 @@ def _metrics(fitted: Fitted, runtime: Predicts, at: datetime, cpu_seconds: float
 
 def _judge(workspace: Workspace, job: JudgeJob) -> Judgement:
     loop, _ = declaration(workspace.database, workspace.objects, job.spec)
-    challenger = load(workspace.models.get(job.loop, job.version).bundle, workspace.objects)
-    held = cut(_prepared(workspace, loop, job.at), table_of(loop), loop.label, loop.windows[0], job.at).holdout
+    version = workspace.models.get(job.loop, job.version)
+    challenger = load(version.bundle, workspace.objects)
+    # The holdout that the training kept, as it was known then, however much later the gates are judged.
+    held = cut(_prepared(workspace, loop, version.at), table_of(loop), loop.label, loop.windows[0], version.at).holdout
     kept = encode(loop, held, challenger.encoding)
-    champion = None if job.champion is None else _champion(workspace, job, kept)
+    champion = None if job.champion is None else _champion(workspace, job, version.at, kept)
     verdict, findings = judge_gates(
         loop, kept, challenger, champion, base_rate=challenger.manifest.reference.get("base_rate", float("nan"))
     )
     return Judgement(verdict=verdict, findings=findings)
 
 
-def _champion(workspace: Workspace, job: JudgeJob, kept: Dataset) -> np.ndarray:
+def _champion(workspace: Workspace, job: JudgeJob, at: datetime, kept: Dataset) -> np.ndarray:
     """Return the champion's predictions on the challenger's holdout, through the champion's own inputs."""
     version = workspace.models.get(job.loop, job.champion or 0)
     runtime = load(version.bundle, workspace.objects)
     loop, _ = declaration(workspace.database, workspace.objects, version.lineage.spec)
     table = table_of(loop)
-    rows = _prepared(workspace, loop, job.at)
+    rows = _prepared(workspace, loop, at)
     order = pl.DataFrame({table.key: kept.keys})
     same = order.join(rows, on=table.key, how="left", maintain_order="left")
     return runtime.predict(runtime.encoding.matrix(same))
