@@ -55,6 +55,10 @@ class FeatureService:
         """Feed every append of the data service to the views of its table, after reading what was missed."""
         if self.observe not in self._data.on_append:
             self._data.on_append.append(self.observe)
+        self.recover()
+
+    def recover(self) -> None:
+        """Read what a process acknowledged and was killed before it had observed it."""
         for one in self.views():
             self.catch_up(view_of(one.spec))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -16,12 +17,14 @@ from granian.constants import Interfaces
 from granian.server.embed import Server
 
 from kilter.core.clock import SystemClock
-from kilter.core.errors import Conflict
+from kilter.core.errors import Conflict, KilterError
 from kilter.loop.workspace import SERVICES, Workspace, clock_from
 from kilter.operations.running import Running
 from kilter.server.access import make_access
 from kilter.server.app import Application, Page, Parts, build
 from kilter.server.ports import free_port
+
+log = logging.getLogger("kilter.server")
 
 _LISTENING = 10.0
 
@@ -62,6 +65,7 @@ def run(config: ServerConfig) -> None:
     port = free_port(config.host, config.port)
     with Workspace.open(config.store, clock_from(config.clock), config.home) as workspace:
         folder = workspace.store.run
+        _recover(workspace)
         tls = config.tls_cert is not None
         access = make_access(folder, config.host, port, tls=tls, insecure=config.insecure)
         application = build(
@@ -79,6 +83,14 @@ def run(config: ServerConfig) -> None:
                 runner.run(_serve(application, config, port, lambda: folder.write(running)))
             finally:
                 folder.remove("server", os.getpid())
+
+
+def _recover(workspace: Workspace) -> None:
+    # A client whose answer was lost sends its rows again, and is told that they are there: nobody would observe them then.
+    try:
+        workspace.features.recover()
+    except KilterError as error:
+        log.warning("online features are behind until rows arrive: %s", error)
 
 
 def _pages(workspace: Workspace) -> Sequence[Page]:
