@@ -392,7 +392,6 @@ class Driver:
             store=self._workspace.store,
             loop=self._name,
             spec=action.spec,
-            at=action.at,
             version=action.version,
             champion=action.champion,
         )
