@@ -64,9 +64,9 @@ class Stage:
         command += ["--port", str(self.port), "--serve-port", str(self.serve_port), "--json"]
         if self._home:
             command += ["--home", self._home]
-        log = (self.store.folder / "up.log").open("ab")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-        self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        with (self.store.folder / "up.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         deadline = time.monotonic() + START_SECONDS
         run = self.store.run
         while time.monotonic() < deadline:
