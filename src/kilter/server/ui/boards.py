@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import date
 
+from kilter.loop.spec import PolicySpec
 from kilter.monitoring.records import Histogram
 from kilter.server.ui.reading import Reading
-from kilter.server.ui.records import Alarm, Arm, Bar, Distribution, Heat, Most, Role, Traffic, VersionRow
+from kilter.server.ui.records import Alarm, Arm, Bar, Declared, Distribution, Heat, Most, Role, Traffic, VersionRow
 
 DEFAULT_THRESHOLD = 0.2
 MOST_DAYS = 366
@@ -114,6 +115,43 @@ def alarms(reading: Reading, most: int = 8) -> tuple[Alarm, ...]:
         )
         for alert in reading.alerts[:most]
     )
+
+
+def declared(reading: Reading) -> tuple[Declared, ...]:
+    """Return what the loop's owner has asked for, in words."""
+    spec = reading.spec
+    retrain = spec.retrain
+    when = [f"on {name}" for name in retrain.on]
+    when += [f"every {retrain.every}"] if retrain.every else []
+    when += [f"at most every {retrain.cooldown}"]
+    when += [f"within {retrain.budget}"] if retrain.budget else []
+    return (
+        Declared(label="Gates", items=tuple(_words(one) for one in spec.gates)),
+        Declared(label="Release", items=tuple(_words(one) for one in spec.release)),
+        Declared(label="Monitors", items=tuple(_words(one) for one in spec.monitors)),
+        Declared(label="Retrain", items=tuple(when)),
+        Declared(label="Train on", items=tuple(f"{one.train}, holdout {one.holdout}" for one in spec.windows)),
+    )
+
+
+def _words(declared: PolicySpec) -> str:
+    """Return a gate, step or monitor in words: its kind, and what was said about it."""
+    kind = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in declared.kind).strip()
+    said = []
+    for name, value in declared.values.items():
+        if isinstance(value, dict):
+            said.insert(0, str(value.get("name", "")))
+        elif name == "steps" and isinstance(value, list):
+            said.append(" → ".join(f"{share} %" for share in value))
+        elif name in _TOLD and value is not None:
+            said.append(f"{_TOLD[name]} {value}".strip())
+    return f"{kind}: {', '.join(said)}" if said else kind
+
+
+_TOLD = {
+    "bound": "≥", "by": "by", "max_gap": "gap ≤", "p99": "p99 <", "bake": "bake", "above": "above",
+    "over": "over", "method": "",
+}  # fmt: skip
 
 
 def versions(reading: Reading) -> tuple[VersionRow, ...]:

@@ -36,6 +36,7 @@ PARTS: dict[str, Callable[[Reading], object]] = {
     "drift": boards.heat,
     "timeline": _timeline,
     "versions": boards.versions,
+    "declared": boards.declared,
 }
 """The parts of a loop's page, by name."""
 
@@ -144,7 +145,7 @@ class Pages:
             "loop": reading.status,
             "seq": reading.seq,
             "simulated": reading.simulated,
-            **{part: make(reading) for part, make in PARTS.items()},
+            "parts": {part: make(reading) for part, make in PARTS.items()},
         }
 
     # ------------------------------------------------------------ the other pages

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from kilter.loop.spec import ColumnsSpec, ViewSpec
 from kilter.server.ui.reading import Reading
-from kilter.server.ui.records import Picture, Station, StationKey, Status, Token, Tone
+from kilter.server.ui.records import Gauge, Picture, Station, StationKey, Status, Token, Tone
 
 _PLACE: dict[str, StationKey] = {
     "training": "training",
@@ -31,7 +33,32 @@ def picture(reading: Reading) -> Picture:
         champion=found.champion,
         challenger=found.version,
         paused=found.paused is not None,
+        gauges=tuple(_gauges(reading)),
     )
+
+
+def elapsed(reading: Reading) -> float | None:
+    """Return the part of the present step of a release that is over, or None when none has begun."""
+    release = reading.row.state.release
+    if release is None or release.since is None or release.due is None or release.due <= release.since:
+        return None
+    return round(min(1.0, max(0.0, (reading.now - release.since) / (release.due - release.since))), 3)
+
+
+def _gauges(reading: Reading) -> list[Gauge]:
+    release = reading.row.state.release
+    over = elapsed(reading)
+    if release is None or over is None or release.due is None or release.work not in {"shadow", "canary"}:
+        return []
+    label = "bake" if release.work == "canary" or not release.look else f"look {release.look + 1}"
+    found = [Gauge(label=label, value=over, text=f"until {release.due:%-d %b}")]
+    evidence = reading.evidence
+    if release.work == "canary" and evidence is not None and evidence.version == release.version and evidence.points:
+        last = evidence.points[-1]
+        proven = math.log(max(1.0, last.e_promote)) / math.log(last.threshold)
+        text = f"e = {min(last.e_promote, 1e6):,.1f} of {last.threshold:,.0f}"
+        found.append(Gauge(label="proof", value=round(min(1.0, proven), 3), text=text))
+    return found
 
 
 def headline(reading: Reading) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from kilter.core.evidence import Finding, Verdict, worst
 from kilter.loop.records import Release
 from kilter.release.records import EvidencePoint, ReleaseEvidence
+from kilter.server.ui.picture import elapsed
 from kilter.server.ui.reading import Reading
 from kilter.server.ui.records import Chart, Point, Proof, Rule, Series, Step
 
@@ -46,19 +45,13 @@ def proof(reading: Reading) -> Proof | None:
         steps=tuple(_steps(reading, version, stage, release if live else None, looks)),
         since=release.since if live and release is not None else None,
         due=release.due if live and release is not None else None,
-        elapsed=_elapsed(release, reading.now) if live else None,
+        elapsed=elapsed(reading) if live else None,
         looks=looks,
         canary=canary,
         threshold=threshold,
         e_values=_e_values(points),
         harm=_harm(points, evidence),
     )
-
-
-def _elapsed(release: Release | None, now: datetime) -> float | None:
-    if release is None or release.since is None or release.due is None or release.due <= release.since:
-        return None
-    return round(min(1.0, max(0.0, (now - release.since) / (release.due - release.since))), 3)
 
 
 def _sentence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ SHORTEST = 0.25
 ALERTS = 60
 EVENTS = 400
 _SETTLED = timedelta(days=45)
+_STALE = timedelta(minutes=1)
+"""A page shows how far a bake has come; so much later it is made again though nothing has happened."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,9 @@ class Reader:
             seq = self.end()
             if kept.reading is not None and age < FRESH and kept.reading.seq == seq:
                 return kept.reading
-            kept.reading = self._take(name, seq, kept)
+            taken = self._take(name, seq, kept)
+            if kept.reading is None or not _same(kept.reading, taken):
+                kept.reading = taken
             kept.taken = time.monotonic()
             return kept.reading
 
@@ -186,6 +191,14 @@ class Reader:
         if flying is not None and flying.version is not None and flying.version in known:
             return self.workspace.releases.evidence(name, flying.version)
         return self.workspace.releases.evidence(name, known[0]) if known else None
+
+
+def _same(before: Reading, after: Reading) -> bool:
+    """Say whether a page of one reading is still good for the other, so that it needn't be made again."""
+    if after.now - before.now >= _STALE:
+        return False
+    status = msgspec.structs.replace(after.status, now=before.status.now)
+    return dataclasses.replace(after, now=before.now, seq=before.seq, status=status) == before
 
 
 def _gates(events: tuple[Event, ...]) -> dict[int, tuple[Finding, ...]]:

@@ -40,6 +40,14 @@ class Station(msgspec.Struct, frozen=True, kw_only=True):
     tokens: tuple[Token, ...] = ()
 
 
+class Gauge(msgspec.Struct, frozen=True, kw_only=True):
+    """How far something has come: the part of one, and the same in words."""
+
+    label: str
+    value: float
+    text: str
+
+
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """The loop as a picture.
 
@@ -53,6 +61,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
         champion: The version that answers.
         challenger: The version under proof.
         paused: The loop is paused.
+        gauges: How far bake and proof of a release in flight have come.
     """
 
     headline: str
@@ -64,6 +73,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     champion: int | None
     challenger: int | None
     paused: bool
+    gauges: tuple[Gauge, ...] = ()
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -318,6 +328,13 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[Group, ...]
     older: int | None
     newest: bool
+
+
+class Declared(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of the declaration in words."""
+
+    label: str
+    items: tuple[str, ...]
 
 
 class VersionRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -68,14 +68,14 @@ class Band(msgspec.Struct, frozen=True):
         low: Lower end; 0 when it is open.
         high: Upper end; 100 when it is open.
         estimate: The estimate.
-        bound: What it was held against, if that is a number.
+        bounds: What it was held against, if that is a number; two for a size without a sign.
         width: From low to high.
     """
 
     low: float
     high: float
     estimate: float
-    bound: float | None
+    bounds: tuple[float, ...]
     width: float
 
 
@@ -85,7 +85,9 @@ def band(finding: Finding) -> Band | None:
     if value is None:
         return None
     bound = bound_of(finding)
-    known = [one for one in (value.low, value.high, value.estimate, bound) if one is not None and math.isfinite(one)]
+    bounds = () if bound is None else (-bound, bound) if "|" in finding.allowed else (bound,)
+    ends = (value.low, value.high, value.estimate, *bounds)
+    known = [one for one in ends if one is not None and math.isfinite(one)]
     least, most = min(known), max(known)
     room = (most - least) * 0.12 or abs(most) * 0.1 or 1.0
     least, most = least - room, most + room
@@ -95,7 +97,7 @@ def band(finding: Finding) -> Band | None:
 
     low = 0.0 if value.low is None else place(value.low)
     high = 100.0 if value.high is None else place(value.high)
-    return Band(low, high, place(value.estimate), None if bound is None else place(bound), round(high - low, 2))
+    return Band(low, high, place(value.estimate), tuple(place(one) for one in bounds), round(high - low, 2))
 
 
 def bound_of(finding: Finding) -> float | None:

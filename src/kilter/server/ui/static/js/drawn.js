@@ -51,9 +51,12 @@ text { fill: var(--ink-3); font-size: 11.5px; }
 export class Drawn extends HTMLElement {
   static observedAttributes = ["data"];
   static css = "";
+  /** It is as high as its place, so that it has to be drawn again when that changes. */
+  static fills = false;
 
   /** @type {any} */ data = null;
   width = 0;
+  height = 0;
   #asked = 0;
   /** @type {ResizeObserver | null} */ #sizes = null;
   #theme = () => this.ask();
@@ -72,8 +75,11 @@ export class Drawn extends HTMLElement {
   connectedCallback() {
     this.#sizes = new ResizeObserver(() => {
       const width = Math.round(this.clientWidth);
-      if (width && width !== this.width) {
+      const height = Math.round(this.clientHeight);
+      const taller = /** @type {typeof Drawn} */ (this.constructor).fills && height !== this.height;
+      if (width && (width !== this.width || taller)) {
         this.width = width;
+        this.height = height;
         this.ask();
       }
     });

@@ -1,7 +1,7 @@
 // Drift per feature and day on a canvas: lightness tells how much, so that it can be read without seeing colours.
 import { Drawn, dates, dayName, html, num, when } from "./drawn.js";
 
-const ROW = 21;
+const ROW = 25;
 const STEPS = 7;
 
 class Heat extends Drawn {

@@ -6,6 +6,7 @@ import { Drawn, dates, dayName, html, num, svg, ticks, when } from "./drawn.js";
 
 const LANES = ["alarm", "shadow", "canary"];
 const DAY = 86400000;
+const LANE = 14;
 
 class Lines extends Drawn {
   static css = `
@@ -40,9 +41,9 @@ class Lines extends Drawn {
     const left = 44;
     const right = 10;
     const top = chart.moments.length ? 16 : 8;
-    const bottom = 22 + lanes.length * 11;
+    const bottom = 22 + lanes.length * LANE;
     const width = Math.max(120, this.width);
-    const height = full + lanes.length * 11;
+    const height = full + lanes.length * LANE;
     const days = lines.flatMap((line) => line.points.map((point) => when(point[0])));
     if (!days.length) return;
     let [x0, x1] = [Math.min(...days), Math.max(...days)];
@@ -54,6 +55,7 @@ class Lines extends Drawn {
     const clamp = (/** @type {number} */ at) => Math.max(left, Math.min(width - right, x(at)));
 
     const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, "aria-label": `${chart.title}. ${lines.map((line) => `${line.name}: ${this.#say(line.points[line.points.length - 1][1])}`).join(", ")}` });
+    picture.append(svg("clipPath", { id: "plot" }, svg("rect", { x: left, y: top - 1, width: width - left - right, height: height - top - bottom + 2 })));
     const steps = chart.log ? this.#powers(y0, y1) : ticks(y0, y1, Math.max(2, (height - top - bottom) / 34));
     for (const step of steps) {
       picture.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: y(step), y2: y(step) }));
@@ -74,7 +76,7 @@ class Lines extends Drawn {
         if (banded.length > 1) {
           const upper = banded.map((point) => `${x(when(point[0])).toFixed(1)},${y(Number(point[3])).toFixed(1)}`);
           const lower = banded.map((point) => `${x(when(point[0])).toFixed(1)},${y(Number(point[2])).toFixed(1)}`).reverse();
-          picture.append(svg("polygon", { class: `band ${line.role}`, points: [...upper, ...lower].join(" ") }));
+          picture.append(svg("polygon", { class: `band ${line.role}`, "clip-path": "url(#plot)", points: [...upper, ...lower].join(" ") }));
         }
       }
     }
@@ -94,11 +96,14 @@ class Lines extends Drawn {
       }
     }
     lanes.forEach((lane, place) => {
-      const base = height - lanes.length * 11 + place * 11 + 2;
+      const base = height - lanes.length * LANE + place * LANE + 3;
       picture.append(svg("text", { class: "lane-name", x: left - 7, y: base + 6, "text-anchor": "end" }, lane));
       for (const span of chart.spans) {
         if (span.lane !== lane) continue;
         const [from, to] = [clamp(when(span.start)), clamp(when(span.end) + (span.open ? DAY : 0))];
+        const [who] = span.label.split(" ");
+        const next = Math.min(width, ...chart.spans.filter((/** @type {any} */ one) => one.lane === lane && when(one.start) > when(span.start)).map((/** @type {any} */ one) => clamp(when(one.start))));
+        if (lane !== "alarm" && next - to > 22) picture.append(svg("text", { class: "lane-name", x: to + 4, y: base + 6 }, who));
         picture.append(svg("rect", { class: `lane-${lane}`, x: from, y: base, width: Math.max(2, to - from), height: 5, rx: 2.5 }, svg("title", {}, `${span.label}, ${dayName(when(span.start))} to ${span.open ? "now" : dayName(when(span.end))}`)));
       }
     });

@@ -36,8 +36,10 @@ class Loop extends Drawn {
   .token.champion rect { fill: var(--champion); } .token.challenger rect { fill: var(--challenger); }
   .token { transition: transform 700ms cubic-bezier(0.3, 0, 0.2, 1); }
   .middle-big { font-size: 34px; font-weight: 700; letter-spacing: -0.02em; fill: var(--ink); }
-  .middle-big .c { fill: var(--champion); } .middle-big .h { fill: var(--challenger); }
+  .middle-big.small { font-size: 26px; } .middle-big .c { fill: var(--champion); } .middle-big .h { fill: var(--challenger); }
   .middle { font-size: 13px; fill: var(--ink-2); }
+  .gauge { fill: var(--line); } .gauge-fill { fill: var(--challenger); } .gauge-name { font-size: 12px; fill: var(--ink-2); }
+  :host { display: flex; } .stage { flex: 1; position: relative; } .stage svg { position: absolute; inset: 0; }
   @keyframes round { to { stroke-dashoffset: -10; } }
   @keyframes answers { to { stroke-dashoffset: -14.1; } }
   @keyframes pulse { from { transform: scale(1); opacity: 0.8; } to { transform: scale(1.75); opacity: 0; } }
@@ -45,14 +47,13 @@ class Loop extends Drawn {
 
   /** @type {Map<string, SVGElement>} */ #tokens = new Map();
 
+  static fills = true;
+
   draw() {
     const narrow = this.width < 560;
-    const width = this.width;
-    const height = narrow ? Math.min(430, width * 1.12) : Math.max(330, Math.min(400, width * 0.4));
-    const padX = narrow ? 74 : 108;
-    const padY = narrow ? 62 : 66;
-    const radius = narrow ? Math.min((height - 2 * padY) / 2, (width - 2 * padX) / 2) : (height - 2 * padY) / 2;
-    const track = new Track(width / 2, height / 2, Math.max(0, width - 2 * padX - 2 * radius), radius, narrow ? Math.max(radius, (height - 2 * padY) / 2) : radius);
+    const { width } = this;
+    const height = Math.max(narrow ? 440 : 360, this.height);
+    const track = narrow ? upright(width, height) : lying(width, Math.min(height, 560), height);
     const { stations, busy, champion, challenger, share, mode, paused } = this.data;
     const alive = champion != null && !paused;
     const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": this.data.headline, class: alive && !still.matches ? "moving" : "" });
@@ -62,9 +63,9 @@ class Loop extends Drawn {
       const [from, to] = [at(5), at(6)];
       picture.append(svg("path", { class: "segment champion", d: track.path(from, to) }));
       if (!still.matches) {
-        picture.append(svg("path", { class: "answers champion", d: track.path(from, to, share ? -2.5 : 0) }));
-        if (share) picture.append(svg("path", { class: "answers challenger", d: track.path(from, to, 3.5), "stroke-width": 2 + share / 20 }));
-        if (mode === "shadow") picture.append(svg("path", { class: "answers challenger", d: track.path(from, to, 4), "stroke-width": 2, opacity: 0.5 }));
+        picture.append(svg("path", { class: "answers champion", d: track.path(from, to, share || mode === "shadow" ? -3 : 0) }));
+        if (share) picture.append(svg("path", { class: "answers challenger", d: track.path(from, to, 3) }));
+        else if (mode === "shadow") picture.append(svg("path", { class: "answers challenger", d: track.path(from, to, 3.5), opacity: 0.45 }));
       }
     }
     if (busy && challenger != null) {
@@ -73,7 +74,7 @@ class Loop extends Drawn {
     }
     if (stations[6].tone === "bad") picture.append(svg("path", { class: "segment bad", d: track.path(at(6), at(7)) }));
     stations.forEach((/** @type {any} */ one, /** @type {number} */ place) => picture.append(this.#station(one, track.at(at(place)), place, narrow)));
-    this.#middle(picture, width / 2, height / 2, narrow, champion, challenger, share, mode);
+    this.#middle(picture, width / 2, height / 2, narrow);
     const tokens = svg("g", {});
     picture.append(tokens);
     this.stage.replaceChildren(picture);
@@ -85,24 +86,49 @@ class Loop extends Drawn {
     const group = svg("g", { class: one.tone, transform: `translate(${spot.x} ${spot.y})` });
     if ((one.tone === "busy" || one.tone === "bad") && !still.matches) group.append(svg("circle", { class: "pulse", r: 19 }));
     group.append(svg("circle", { class: "node", r: 19 }), svg("path", { class: "icon", d: ICONS[/** @type {keyof typeof ICONS} */ (one.key)] }));
-    const above = place < 4;
-    const side = narrow && (place === 0 || place === 3 || place === 4 || place === 7);
-    const [first, second] = above ? [-43, -28] : [37, 52];
-    const anchor = side ? (place === 0 || place === 7 ? "start" : "end") : "middle";
-    const shift = side ? (place === 0 || place === 7 ? -spot.x + 10 : this.width - spot.x - 10) : 0;
-    group.append(svg("text", { class: "name", x: shift, y: first, "text-anchor": anchor }, one.label));
-    group.append(svg("text", { class: "note", x: shift, y: second, "text-anchor": anchor }, one.note));
+    const forth = place < 4;
+    if (narrow) {
+      const x = forth ? -26 : 26;
+      const anchor = forth ? "end" : "start";
+      group.append(svg("text", { class: "name", x, y: -2, "text-anchor": anchor }, one.label));
+      wrap(one.note, 15).forEach((line, number) => group.append(svg("text", { class: "note", x, y: 13 + number * 14, "text-anchor": anchor }, line)));
+      return group;
+    }
+    if (place % 4 === 0 || place % 4 === 3) {
+      // On the bends the words stand outside, beside their stage.
+      const right = place === 3 || place === 4;
+      const [x, anchor] = right ? [30, "start"] : [-30, "end"];
+      group.append(svg("text", { class: "name", x, y: -3, "text-anchor": anchor }, one.label), svg("text", { class: "note", x, y: 13, "text-anchor": anchor }, one.note));
+      return group;
+    }
+    const [first, second] = forth ? [-45, -29] : [38, 54];
+    group.append(svg("text", { class: "name", y: first, "text-anchor": "middle" }, one.label));
+    group.append(svg("text", { class: "note", y: second, "text-anchor": "middle" }, one.note));
     return group;
   }
 
-  /** @param {SVGElement} picture @param {number} x @param {number} y @param {boolean} narrow @param {number | null} champion @param {number | null} challenger @param {number} share @param {string | null} mode */
-  #middle(picture, x, y, narrow, champion, challenger, share, mode) {
-    const big = svg("text", { class: "middle-big", x, y: y + 2, "text-anchor": "middle" });
+  /** Who serves, who is under proof, and how far the proof is. @param {SVGElement} picture @param {number} x @param {number} y @param {boolean} narrow */
+  #middle(picture, x, y, narrow) {
+    const { champion, challenger, share, mode, gauges } = this.data;
+    const top = y - (narrow ? 0 : 4) - gauges.length * (narrow ? 22 : 15);
+    const big = svg("text", { class: narrow ? "middle-big small" : "middle-big", x, y: top, "text-anchor": "middle" });
     if (champion != null) big.append(svg("tspan", { class: "c" }, `v${champion}`));
-    if (challenger != null) big.append(svg("tspan", { dx: champion != null ? 12 : 0, class: "h" }, `v${challenger}`));
+    if (challenger != null && challenger !== champion) big.append(svg("tspan", { dx: champion != null ? (narrow ? 8 : 14) : 0, class: "h" }, `v${challenger}`));
     if (champion == null && challenger == null) big.append("…");
-    const words = champion == null ? "no champion yet" : mode === "canary" ? `${100 - share} % and ${share} % of the traffic` : mode === "shadow" ? "champion, and its shadow" : challenger != null ? "champion and candidate" : "champion, all traffic";
-    picture.append(big, svg("text", { class: "middle", x, y: y + 24, "text-anchor": "middle" }, narrow && mode === "canary" ? `${100 - share} % and ${share} %` : words));
+    const long = champion == null ? "no champion yet" : mode === "canary" ? `${100 - share} % and ${share} % of the traffic` : mode === "shadow" ? "champion, and its shadow" : challenger != null ? "champion and candidate" : "champion, all traffic";
+    const brief = champion == null ? "no champion" : mode === "canary" ? `${100 - share} % · ${share} %` : mode === "shadow" ? "shadowed" : "all traffic";
+    picture.append(big, svg("text", { class: "middle", x, y: top + 23, "text-anchor": "middle" }, narrow ? brief : long));
+    const wide = narrow ? 88 : 200;
+    gauges.forEach((/** @type {any} */ gauge, /** @type {number} */ number) => {
+      const base = top + 54 + number * (narrow ? 44 : 32);
+      const left = x - wide / 2;
+      if (narrow) {
+        picture.append(svg("text", { class: "gauge-name", x: left, y: base }, gauge.label), svg("text", { class: "gauge-name", x, y: base + 22, "text-anchor": "middle" }, gauge.text));
+      } else {
+        picture.append(svg("text", { class: "gauge-name", x: left - 10, y: base + 10.5, "text-anchor": "end" }, gauge.label), svg("text", { class: "gauge-name", x: x + wide / 2 + 10, y: base + 10.5 }, gauge.text));
+      }
+      picture.append(svg("rect", { class: "gauge", x: left, y: base + 4, width: wide, height: 5, rx: 2.5 }), svg("rect", { class: "gauge-fill", x: left, y: base + 4, width: Math.max(5, wide * gauge.value), height: 5, rx: 2.5 }));
+    });
   }
 
   /** Put the versions at their stations; one that has moved travels there. @param {SVGElement} group @param {any[]} stations @param {Track} track @param {(place: number) => number} at */
@@ -113,7 +139,7 @@ class Loop extends Drawn {
         const key = `v${token.version}`;
         const spot = track.at(at(place));
         const size = 14 + 7.2 * key.length;
-        const move = `translate(${spot.x + 16 + number * 26}px, ${spot.y - 16}px)`;
+        const move = `translate(${spot.x + 17 + number * 28}px, ${spot.y - 17}px)`;
         const before = this.#tokens.get(key)?.style.transform;
         const made = /** @type {SVGElement} */ (svg("g", { class: `token ${token.role}` }, svg("rect", { x: -size / 2, y: -10, width: size, height: 20, rx: 10 }), svg("text", { y: 4.2, "text-anchor": "middle" }, key)));
         made.style.transform = before ?? move;
@@ -127,32 +153,63 @@ class Loop extends Drawn {
   }
 }
 
-/** A track of two straights and two arcs; places on it are between 0 and 1, clockwise from the left end of the top. */
+/** Break a note into lines of about so many letters. @param {string} text @param {number} most @returns {string[]} */
+function wrap(text, most) {
+  /** @type {string[]} */ const lines = [];
+  for (const word of text.split(" ")) {
+    const last = lines.length - 1;
+    if (last >= 0 && `${lines[last]} ${word}`.length <= most) lines[last] += ` ${word}`;
+    else lines.push(word);
+  }
+  return lines;
+}
+
+/** A track that lies on its side. @param {number} width @param {number} height @param {number} place */
+function lying(width, height, place) {
+  const [padX, padY] = [width > 760 ? 118 : 96, 66];
+  const radius = Math.min((height - 2 * padY) / 2, (width - 2 * padX) / 2);
+  return new Track(width / 2, place / 2, Math.max(0, width - 2 * padX - 2 * radius), radius, false);
+}
+
+/** A track that stands, for narrow screens. @param {number} width @param {number} height */
+function upright(width, height) {
+  const radius = Math.min(80, width * 0.2);
+  return new Track(height / 2, width / 2, Math.max(0, height - 2 * 24 - 2 * radius), radius, true);
+}
+
+/** A track of two straights and two arcs; places on it are between 0 and 1, from the middle of an end on. */
 class Track {
-  /** @param {number} x @param {number} y The middle. @param {number} straight @param {number} rx @param {number} ry Of the arcs. */
-  constructor(x, y, straight, rx, ry) {
-    Object.assign(this, { x, y, straight, rx, ry });
-    this.x = x; this.y = y; this.straight = straight; this.rx = rx; this.ry = ry;
-    this.arc = Math.PI * Math.sqrt((rx * rx + ry * ry) / 2);
+  /** @param {number} x @param {number} y The middle. @param {number} straight @param {number} radius @param {boolean} upright With x and y exchanged. */
+  constructor(x, y, straight, radius, upright) {
+    this.x = x;
+    this.y = y;
+    this.straight = straight;
+    this.radius = radius;
+    this.upright = upright;
+    this.arc = Math.PI * radius;
     this.length = 2 * straight + 2 * this.arc;
-    // 0 is the left-most point, so that both halves look alike.
-    this.start = this.arc / 2;
   }
 
-  /** @param {number} place @param {number} [out] How far outside of the middle line. */
+  /** @param {number} place @param {number} [out] How far outside of the middle line. @returns {{x: number, y: number}} */
   at(place, out = 0) {
+    const spot = this.#lying(place, out);
+    return this.upright ? { x: spot.y, y: spot.x } : spot;
+  }
+
+  /** @param {number} place @param {number} out */
+  #lying(place, out) {
     let way = (((place % 1) + 1) % 1) * this.length;
-    const { x, y, straight, rx, ry, arc } = this;
-    const round = (/** @type {number} */ cx, /** @type {number} */ angle) => ({ x: cx + (rx + out) * Math.cos(angle), y: y + (ry + out) * Math.sin(angle) });
-    if (way < this.start) return round(x - straight / 2, Math.PI + (way / arc) * Math.PI);
-    way -= this.start;
-    if (way < straight) return { x: x - straight / 2 + way, y: y - ry - out };
+    const { x, y, straight, radius, arc } = this;
+    const round = (/** @type {number} */ middle, /** @type {number} */ angle) => ({ x: middle + (radius + out) * Math.cos(angle), y: y + (radius + out) * Math.sin(angle) });
+    if (way < arc / 2) return round(x - straight / 2, Math.PI + way / radius);
+    way -= arc / 2;
+    if (way < straight) return { x: x - straight / 2 + way, y: y - radius - out };
     way -= straight;
-    if (way < arc) return round(x + straight / 2, -Math.PI / 2 + (way / arc) * Math.PI);
+    if (way < arc) return round(x + straight / 2, -Math.PI / 2 + way / radius);
     way -= arc;
-    if (way < straight) return { x: x + straight / 2 - way, y: y + ry + out };
+    if (way < straight) return { x: x + straight / 2 - way, y: y + radius + out };
     way -= straight;
-    return round(x - straight / 2, Math.PI / 2 + (way / arc) * Math.PI);
+    return round(x - straight / 2, Math.PI / 2 + way / radius);
   }
 
   /** @param {number} from @param {number} to @param {number} [out] */
