@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
+import numpy as np
+import polars as pl
 import pytest
 
 from kilter.engines.clock import SharedClock
@@ -130,3 +132,91 @@ def house() -> Iterator[Callable[..., House]]:
     yield build
     for one in reversed(built):
         one.close()
+
+
+# ---------------------------------------------------------------- a small loop
+
+SHOP = '''\
+"""Who will buy?"""
+
+import polars as pl
+from lightgbm import LGBMClassifier
+
+from kilter import Dataset, Label, Loop, Retrain, Shadow, Table, Window, beats_naive, decay, features, log_loss, mean
+
+visits = Table("visits", key="visit", time="at")
+
+
+def bought() -> pl.Expr:
+    return pl.col("spent") > 0
+
+
+def train(data: Dataset) -> LGBMClassifier:
+    return LGBMClassifier(n_estimators=10, num_leaves=4, n_jobs=1, verbose=-1).fit(data.X, data.y)
+
+
+worse = decay(log_loss, by=0.5)
+
+loop = Loop(
+    name="shop",
+    owner="shop@example.org",
+    inputs=[visits.columns("price", "hour")],
+    label=Label(bought, known_at="paid_at"),
+    train=train,
+    data=Window(train="30d", holdout="7d"),
+    gates=[beats_naive(log_loss)],
+    release=[Shadow(bake="1d")],
+    monitors=[worse],
+    retrain=Retrain(on=(worse,), cooldown="1h"),
+)
+'''
+
+
+def visits(end: datetime, days: int = 40, per_day: int = 40, *, buyers: bool = True, slope: float = 6.0) -> pl.DataFrame:
+    """Return visits of the days before a moment: the dearer, the fewer buy, and what they did is known an hour later.
+
+    Args:
+        end: The moment.
+        days: How many days.
+        per_day: How many visits a day.
+        buyers: Whether anybody buys at all.
+        slope: How much the price matters.
+    """
+    random = np.random.default_rng(7)
+    count = days * per_day
+    at = [end - timedelta(days=days) + timedelta(days=1) * (i + 0.5) / per_day for i in range(count)]
+    price = random.random(count)
+    buys = random.random(count) < 1 / (1 + np.exp(slope * (price - 0.5)))
+    return pl.DataFrame(
+        {
+            "visit": [f"{moment:%m%d}-{i % per_day}" for i, moment in enumerate(at)],
+            "at": at,
+            "price": price,
+            "hour": [moment.hour for moment in at],
+            "spent": np.where(buys & buyers, price, 0.0),
+            "paid_at": [moment + timedelta(hours=1) for moment in at],
+        }
+    ).with_columns(pl.col("at", "paid_at").cast(pl.Datetime("us", "UTC")))
+
+
+@pytest.fixture
+def shop() -> str:
+    """The text of a small declaration."""
+    return SHOP
+
+
+@pytest.fixture
+def visited() -> Callable[..., pl.DataFrame]:
+    """Rows for it."""
+    return visits
+
+
+@pytest.fixture(scope="session")
+def shop_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in a folder where the small loop is applied and its rows are there; to be copied."""
+    store = tmp_path_factory.mktemp("shop") / "store"
+    house = House(str(store))
+    house.workspace.loops.apply(SHOP, "shop.py", by="test")
+    house.workspace.data.ingest("visits", visits(house.clock.now()))
+    house.close()
+    return store

@@ -38,7 +38,7 @@ def build(parser: Parser, command: str) -> None:
     elif command == "status":
         parser.add_argument("loop", nargs="?", help="one loop")
     elif command == "why":
-        parser.add_argument("target", help="LOOP@v7, LOOP@champion, or LOOP for its champion")
+        parser.add_argument("target", help="LOOP@v7, LOOP@champion, LOOP for its champion, or the id of a prediction")
     elif command in {"approve", "promote"}:
         parser.add_argument("version", help="LOOP@v7")
     else:
@@ -215,6 +215,7 @@ def _show_status(status: LoopStatus) -> None:
         "alarms": ", ".join(summary.alarms) or "-",
         "waiting for": summary.waiting,
         "paused": summary.paused,
+        "training": None if status.failure is None else f"failed {summary.failures} times in a row: {status.failure}",
         "budget left": None if summary.budget_left is None else f"{summary.budget_left:.0f} CPU seconds today",
     }
     width = max(map(len, lines))
@@ -223,6 +224,13 @@ def _show_status(status: LoopStatus) -> None:
 
 
 def _show_why(found: Why) -> None:
+    made = found.prediction
+    if made is not None:
+        say(
+            f"{made.id}: {made.value:.6g} for {plain(made.key)} on {made.at:%Y-%m-%d %H:%M} as {made.arm}, by {found.version}"
+        )
+        say(f"  saw  {', '.join(f'{plain(name)}={plain(value)}' for name, value in made.inputs.items())}")
+        say()
     say(f"{found.version}: {found.stage} ({plain(found.verdict)})")
     say(f"  trigger      {plain(found.trigger)}")
     for name in ("run", "data_digest", "feature_digest", "code_digest", "spec", "environment"):

@@ -10,7 +10,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from kilter.core.clock import Clock
-from kilter.core.errors import Conflict, InvalidInput
+from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.data.batch import TYPES
 from kilter.data.service import DataService
 from kilter.engines.objects.store import ObjectStore
@@ -41,7 +41,9 @@ from kilter.loop.tables import loops, specs
 from kilter.loop.why import Why, explain
 from kilter.operations.table import operation
 from kilter.registry.service import ModelService, split_reference
-
+from kilter.serving.recording import PREDICTION_ID
+from kilter.serving.records import CONSTANT
+from kilter.serving.service import EndpointService
 
 Events_: TypeAlias = list[Event]
 
@@ -75,6 +77,7 @@ class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
         now: The time, by the clock of the store.
         settled_at: The time up to which the controller had nothing left to do, or None when none ran yet.
         summary: Champion, challenger, traffic, alarms, and what it waits for.
+        failure: Why the latest training failed; None when it did not.
     """
 
     name: str
@@ -86,6 +89,7 @@ class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
     settled_at: datetime | None
     summary: Summary
+    failure: str | None = None
 
 
 class LoopService:
@@ -98,6 +102,7 @@ class LoopService:
         models: Versions and their evidence.
         data: Tables, to check columns against and to declare.
         features: Where the views that a loop declares are registered.
+        endpoints: What was answered, by whom.
         clock: The time.
     """
 
@@ -109,6 +114,7 @@ class LoopService:
         models: ModelService,
         data: DataService,
         features: FeatureService,
+        endpoints: EndpointService,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -117,6 +123,7 @@ class LoopService:
         self._models = models
         self._data = data
         self._features = features
+        self._endpoints = endpoints
         self._clock = clock
         self.ledger = Ledger(database, journal, models, clock)
 
@@ -280,7 +287,12 @@ class LoopService:
             now=self._clock.now(),
             settled_at=row.settled_at,
             summary=summary(row.state),
+            failure=self._failure(row) if row.state.failures else None,
         )
+
+    def _failure(self, row: Row) -> str | None:
+        found = self._journal.events(limit=1, subject=row.name, kind="TrainingFailed", newest=True)
+        return found[0].data["reason"] if found else None
 
     @operation
     def spec(self, loop: str) -> LoopSpec:
@@ -301,13 +313,36 @@ class LoopService:
         """Return the chain behind a version: alarm, data, run, gates, shadow, canary, verdict.
 
         Args:
-            target: ``flight-delay@v7``, ``flight-delay@champion``, or a loop's name for its champion.
+            target: ``flight-delay@v7``, ``flight-delay@champion``, a loop's name for its champion, or the id of a
+                prediction for the version that made it.
+
+        Raises:
+            NotFound: When there is no such version or prediction, or no version made it.
         """
+        prediction = None
+        if PREDICTION_ID.match(target) and target not in self.ledger.names():
+            prediction = self._endpoints.prediction(target)
+            if prediction.version == CONSTANT:
+                raise NotFound(
+                    f"no version made this prediction: the fallback of {prediction.loop!r} ({prediction.value:g}) was given "
+                    f"to {prediction.key!r} on {prediction.at:%Y-%m-%d %H:%M} UTC",
+                    where=target,
+                    fix=f"see `kilter journal list --subject {prediction.loop}` for what happened then",
+                )
+            target = f"{prediction.loop}@v{prediction.version}"
         name, wanted = split_reference(target)
+        if wanted == "champion" and name in self.ledger.names():
+            self._require_champion(name)
         history = self._models.history(name, wanted)
         subject = history.version.reference
         events = self._all(subject)
-        return explain(history, events, self._standing_alarms(name, history.version.at))
+        return explain(history, events, self._standing_alarms(name, history.version.at), prediction)
+
+    def _require_champion(self, name: str) -> None:
+        if self.ledger.row(name).state.champion is None:
+            status = self.status(name)
+            reason = f"the latest training failed: {status.failure}" if status.failure else status.summary.waiting
+            raise NotFound(f"{name!r} has no champion yet; {reason}", where="why", fix=f"see `kilter status {name}`")
 
     def _all(self, subject: str) -> Events_:
         found: Events_ = []

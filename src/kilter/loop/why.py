@@ -10,6 +10,7 @@ import msgspec
 from kilter.core.evidence import Finding
 from kilter.journal.records import Event
 from kilter.registry.records import Lineage, VersionHistory
+from kilter.serving.records import Prediction
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +41,7 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
         trigger: Why it was trained.
         lineage: Data, features, code, declaration and environment it was built from.
         chain: What happened, in order.
+        prediction: The prediction that was asked about, if one was.
     """
 
     version: str
@@ -48,15 +50,19 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     trigger: str
     lineage: Lineage
     chain: tuple[Link, ...]
+    prediction: Prediction | None = None
 
 
-def explain(history: VersionHistory, events: Sequence[Event], alarms: Sequence[Event]) -> Why:
+def explain(
+    history: VersionHistory, events: Sequence[Event], alarms: Sequence[Event], prediction: Prediction | None = None
+) -> Why:
     """Put the chain of one version together.
 
     Args:
         history: What the registry knows of it.
         events: The journal's events about this version, in order.
         alarms: The loop's alarms that stood when it was trained, in order.
+        prediction: The prediction of it that was asked about.
     """
     version = history.version
     links = [
@@ -93,6 +99,7 @@ def explain(history: VersionHistory, events: Sequence[Event], alarms: Sequence[E
         trigger=version.trigger,
         lineage=version.lineage,
         chain=chain,
+        prediction=prediction,
     )
 
 

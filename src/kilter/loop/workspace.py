@@ -230,7 +230,7 @@ class Workspace:
             target: The store, as ``Store.parse`` reads it.
             clock: The time; the machine's, if not given.
             home: The local folder of a remote store.
-    
+
         Raises:
             Unavailable: When the folder is read-only or the database can't be reached.
             Damaged: When what is there is no store.
@@ -328,7 +328,14 @@ class Workspace:
     def loops(self) -> LoopService:
         """Loops."""
         return LoopService(
-            self.database, self.objects, self.journal_log, self.models, self.data, self.features, self.clock
+            self.database,
+            self.objects,
+            self.journal_log,
+            self.models,
+            self.data,
+            self.features,
+            self.endpoints,
+            self.clock,
         )
 
     @cached_property

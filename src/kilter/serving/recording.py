@@ -19,7 +19,8 @@ from kilter.serving.records import Prediction, PredictionBatch, Record, Scalar, 
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
-_ID = re.compile(r"^([a-z0-9_]{1,64})-([0-9a-f]{1,14})-([0-9a-f]{1,8})$")
+PREDICTION_ID = re.compile(r"^([a-z0-9_]{1,64})-([0-9a-f]{1,14})-([0-9a-f]{1,8})$")
+"""Front, position and row of a prediction."""
 _TIME = pl.Datetime("us", "UTC")
 
 FRONT_NAME = re.compile(r"^[a-z0-9_]{1,64}$")
@@ -104,7 +105,7 @@ def parse_id(text: str) -> tuple[str, int, int]:
     Raises:
         NotFound: When the text is not an id.
     """
-    found = _ID.match(text)
+    found = PREDICTION_ID.match(text)
     if found is None:
         raise NotFound(
             "that is not the id of a prediction", where="id", allowed="front-position-row, like main-1f4a0-3"
