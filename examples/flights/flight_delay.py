@@ -64,7 +64,7 @@ loop = Loop(
     label=Label(is_late, known_at="arr_time"),  # delayed truth: joined when the plane lands
     train=train,
     params=Params(),
-    data=Window(train="60d", holdout="7d", mode="expand"),  # at least 60 days, and all that is older
+    data=Window(train="120d", holdout="7d"),
     gates=[
         beats_champion(log_loss, confidence=0.95, resample="day"),
         at_least(auc, 0.65),

@@ -71,6 +71,8 @@ LEASE_SECONDS = 10.0
 DAY = timedelta(days=1)
 
 _SETTLE_SECONDS = 5.0
+_LOOK_SECONDS = 30.0
+_LOOKS_PER_BAKE = 24
 
 _LIVES = 5
 """How many workers may be lost to one job before the job itself is held responsible."""
@@ -82,12 +84,12 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         store: Where everything is.
         clock: ``system`` or ``file:PATH``.
-        pause: Seconds between two rounds when there is nothing to do.
+        pause: Seconds between two rounds when there is nothing to do; a simulated clock, which jumps, is looked at more often.
     """
 
     store: Store
     clock: str = "system"
-    pause: float = 0.02
+    pause: float | None = None
 
 
 def run(config: ControllerConfig) -> None:
@@ -100,7 +102,8 @@ def run(config: ControllerConfig) -> None:
         folder = config.store.run
         folder.write(Running("controller", os.getpid(), datetime.now(UTC)))
         try:
-            Controller(workspace, pause=config.pause).serve(stop)
+            usual = 0.25 if config.clock == "system" else 0.02
+            Controller(workspace, pause=usual if config.pause is None else config.pause).serve(stop)
         finally:
             folder.remove("controller", os.getpid())
 
@@ -212,6 +215,7 @@ class Driver:
         self._lost: dict[str, tuple[int, float]] = {}
         self._day: datetime | None = None
         self._seen: datetime | None = None
+        self._looked: datetime | None = None
         self._profiles: dict[int, ReferenceProfile] = {}
         self._doing: dict[type, Callable[..., bool]] = {
             StartTraining: self._train,
@@ -272,17 +276,28 @@ class Driver:
         if self._day is None:
             # After a restart the last settled day is done again; what is written is keyed, so doing it twice is harmless.
             self._day = midnight - DAY if row.settled_at is None else _midnight(row.settled_at) - DAY
-        canary = state.release is not None and state.release.work == "canary"
+        canary = self._canary_due(state, now)
         if self._day >= midnight and not canary:
             return False
         loop = self._loop(row.spec)
         self._join.watch(self._name, table_of(loop), loop.label)
         self._join.catch_up(now)
-        self._judge_canary(row, now)
+        if canary:
+            self._judge_canary(row, now)
+            self._looked = now
         while self._day < midnight:
             self._evaluate(loop, self._ledger.row(self._name).state, self._day + DAY)
             self._day += DAY
         return True
+
+    def _canary_due(self, state: LoopState, now: datetime) -> bool:
+        """Say whether to look at a canary: its verdict holds at any look, so how often is a matter of cost alone."""
+        release = state.release
+        if release is None or release.work != "canary":
+            self._looked = None
+            return False
+        pace = max(_LOOK_SECONDS, release.policy.canary_bake / _LOOKS_PER_BAKE)
+        return self._looked is None or abs((now - self._looked).total_seconds()) >= pace
 
     def _evaluate(self, loop: AnyLoop, state: LoopState, day: datetime) -> None:
         if state.champion is None:
