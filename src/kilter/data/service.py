@@ -69,7 +69,7 @@ class DataService:
 
     # ------------------------------------------------------------ declaring
 
-    @operation(writes=True)
+    @operation(writes=True, repeatable=True)
     def declare(self, table: Table, times: Sequence[str] = ()) -> TableInfo:
         """Make a table known; declaring it again the same way changes nothing.
 
@@ -196,7 +196,7 @@ class DataService:
             self._tell(batch)
             return _appended(batch)
 
-    @operation(writes=True)
+    @operation(writes=True, repeatable=True)
     def flush(self, table: str) -> TableInfo:
         """Copy what waits in the row log into the table's files, each batch once whatever crashes between.
 
