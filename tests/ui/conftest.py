@@ -45,7 +45,7 @@ from kilter.loop.records import (
 )
 from kilter.loop.spec import load_source
 from kilter.loop.summary import traffic_of
-from kilter.loop.workspace import Workspace
+from kilter.loop.workspace import Store, Workspace
 from kilter.monitoring.profile import ReferenceProfile
 from kilter.monitoring.reference import reference_profile
 from kilter.registry.records import Lineage
@@ -228,9 +228,7 @@ class Story:
 
     def _watch(self, champion: int, now: datetime) -> None:
         window = self._recent(now - 14 * DAY)
-        found = self.workspace.monitors.evaluate(
-            LOOP, self.monitors, champion, self.references[champion], window, now
-        )
+        found = self.workspace.monitors.evaluate(LOOP, self.monitors, champion, self.references[champion], window, now)
         for judged in found:
             if judged.raised and judged.monitor not in self.alarms:
                 self.alarms.add(judged.monitor)
@@ -416,9 +414,10 @@ def serve(folder: Path, port: int = 0) -> tuple[subprocess.Popen[bytes], str]:
     """Start ``kilter server`` on a store and return it with its address."""
     command = [sys.executable, "-m", "kilter.cli.main", "server", "--store", str(folder), "--port", str(port)]
     command += ["--clock", f"file:{folder / 'clock'}"]
-    log = (folder / "server.log").open("wb")
-    process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "POLARS_MAX_THREADS": "1"})
-    run = Workspace.open(folder).store.run
+    environment = {**os.environ, "POLARS_MAX_THREADS": "1"}
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    run = Store.parse(folder).run
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         living = run.living("server")

@@ -87,9 +87,7 @@ def distribution(found: Histogram) -> Distribution:
 
     reference, day, week = parts(found.reference), parts(found.counts), parts(found.trailing)
     bars = [
-        Bar(label, *values)
-        for label, *values in zip(found.labels, reference, day, week, strict=True)
-        if any(values)
+        Bar(label, *values) for label, *values in zip(found.labels, reference, day, week, strict=True) if any(values)
     ]
     return Distribution(
         feature=found.feature,
@@ -137,7 +135,7 @@ def declared(reading: Reading) -> tuple[Declared, ...]:
 def _words(declared: PolicySpec) -> str:
     """Return a gate, step or monitor in words: its kind, and what was said about it."""
     kind = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in declared.kind).strip()
-    said = []
+    said: list[str] = []
     for name, value in declared.values.items():
         if isinstance(value, dict):
             said.insert(0, str(value.get("name", "")))
@@ -159,7 +157,7 @@ def versions(reading: Reading) -> tuple[VersionRow, ...]:
     plan = reading.plan
     roles = {}
     if plan is not None:
-        roles = {version: "kept warm" for version in plan.warm}
+        roles = dict.fromkeys(plan.warm, "kept warm")
         if plan.challenger is not None:
             roles[plan.challenger] = "shadow" if plan.mode == "shadow" else f"{plan.share} %"
         if plan.champion is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from kilter.loop.records import Work
 from kilter.loop.spec import ColumnsSpec, ViewSpec
 from kilter.server.ui.reading import Reading
 from kilter.server.ui.records import Gauge, Picture, Station, StationKey, Status, Token, Tone
@@ -25,7 +26,7 @@ def picture(reading: Reading) -> Picture:
     busy = _PLACE.get(found.work)
     return Picture(
         headline=headline(reading),
-        waiting=found.waiting,
+        waiting=_waits(found.waiting),
         stations=tuple(_stations(reading, busy)),
         busy=busy,
         share=found.share,
@@ -35,6 +36,14 @@ def picture(reading: Reading) -> Picture:
         paused=found.paused is not None,
         gauges=tuple(_gauges(reading)),
     )
+
+
+def _waits(waiting: str) -> str:
+    """Return what a loop waits for as a sentence of its own."""
+    if waiting.startswith("paused"):
+        return "Nothing is trained until it is resumed."
+    text = waiting if " waits for " in waiting else f"waits for {waiting}"
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def elapsed(reading: Reading) -> float | None:
@@ -66,25 +75,23 @@ def headline(reading: Reading) -> str:
     found = reading.status.summary
     who = "a challenger" if found.version is None else f"v{found.version}"
     if found.paused is not None and found.work == "idle":
-        return f"Paused: {found.paused}"
-    match found.work:
-        case "training":
-            return f"Training a challenger ({found.trigger})"
-        case "gating":
-            return f"{who} is judged at the gates"
-        case "approval":
-            return f"{who} has passed its gates and waits for {reading.status.owner}"
-        case "shadow":
-            return f"{who} shadows v{found.champion}: it answers copies, nobody sees them"
-        case "canary":
-            return f"{who} answers {found.share} % of the traffic beside v{found.champion}"
-        case "promoting":
-            return f"{who} takes over all traffic"
-        case "rolling_back":
-            return f"{who} is taken back; v{found.champion} answers everything"
-    if found.champion is None:
-        return "No model serves yet"
-    return f"v{found.champion} serves all traffic"
+        return f"P{found.paused[1:]}" if found.paused.startswith("paused") else f"Paused: {found.paused}"
+    if found.work == "idle":
+        return "No model serves yet" if found.champion is None else f"v{found.champion} serves all traffic"
+    return _HEADLINES[found.work].format(
+        who=who, champion=found.champion, share=found.share, trigger=found.trigger, owner=reading.status.owner
+    )
+
+
+_HEADLINES: dict[Work, str] = {
+    "training": "Training a challenger ({trigger})",
+    "gating": "{who} is judged at the gates",
+    "approval": "{who} has passed its gates and waits for {owner}",
+    "shadow": "{who} shadows v{champion}: it answers copies, nobody sees them",
+    "canary": "{who} answers {share} % of the traffic beside v{champion}",
+    "promoting": "{who} takes over all traffic",
+    "rolling_back": "{who} is taken back; v{champion} answers everything",
+}
 
 
 def _stations(reading: Reading, busy: StationKey | None) -> list[Station]:
@@ -102,7 +109,12 @@ def _stations(reading: Reading, busy: StationKey | None) -> list[Station]:
         ("data", "Data", ", ".join(table.name for table in spec.tables), "plain"),
         ("features", "Features", f"{columns + windowed} inputs" + (f", {windowed} windowed" * bool(windowed)), "plain"),
         ("training", "Training", _training(reading), "plain"),
-        ("gates", "Gates", "owner’s approval" if found.work == "approval" else f"{len(spec.gates)} proofs", "plain"),
+        (
+            "gates",
+            "Gates",
+            "approval by the owner" if found.work == "approval" else f"{len(spec.gates)} proofs",
+            "plain",
+        ),
         ("release", "Release", _release(reading), "plain"),
         ("serving", "Serving", _serving(reading), "plain"),
         (
@@ -174,7 +186,7 @@ def status(reading: Reading) -> Status:
         can_roll_back = f"v{state.champion}, back to v{state.previous}"
     return Status(
         headline=headline(reading),
-        waiting=found.waiting,
+        waiting=_waits(found.waiting),
         tone=tone,
         paused=found.paused,
         since=found.since,
@@ -183,5 +195,3 @@ def status(reading: Reading) -> Status:
         can_roll_back=can_roll_back,
         alarms=len(found.alarms),
     )
-
-

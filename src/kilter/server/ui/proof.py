@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kilter.core.evidence import Finding, Verdict, worst
+from kilter.core.evidence import Finding, Verdict
 from kilter.loop.records import Release
 from kilter.release.records import EvidencePoint, ReleaseEvidence
 from kilter.server.ui.picture import elapsed
@@ -34,8 +34,8 @@ def proof(reading: Reading) -> Proof | None:
         verdict = canary.verdict
     elif looks:
         verdict = looks[-1].verdict
-    elif version in reading.gates:
-        verdict = worst(reading.gates[version])
+    else:
+        verdict = reading.judged.get(version, verdict)
     return Proof(
         version=version,
         live=live,
@@ -68,12 +68,12 @@ def _sentence(
     if release.work == "canary" and points:
         last = points[-1]
         return (
-            f"{last.rows:,} labelled answers, {last.challenger_rows:,} of them the challenger’s. "
+            f"{last.rows:,} labelled answers, {last.challenger_rows:,} of them from the challenger. "
             f"No harm: e = {last.e_promote:,.1f}; harm: e = {last.e_rollback:,.1f}; "
             f"either is proven at {last.threshold:,.0f}."
         )
     if release.work == "canary":
-        return "Waiting for the first labels of the challenger’s answers."
+        return "Waiting for the first labels of what the challenger answers."
     if release.work == "shadow":
         return (
             f"Look {release.look + 1} comes at the end of the bake."
@@ -87,8 +87,6 @@ def _steps(
     reading: Reading, version: int, stage: str, release: Release | None, looks: tuple[Finding, ...]
 ) -> list[Step]:
     """Return the way of a release: gates, shadow, each share, all traffic."""
-    gates = reading.gates.get(version)
-    judged = worst(gates) if gates else None
     names: list[tuple[str, str]] = [("gates", "gates")]
     shares: list[int] = []
     for declared in reading.spec.release:
@@ -99,7 +97,7 @@ def _steps(
             shares = [int(share) for share in steps if isinstance(share, int)] if isinstance(steps, list) else []
             names += [(f"canary{place}", f"{share} %") for place, share in enumerate(shares)]
     names.append(("all", "100 %"))
-    place = _place(names, stage, release, judged, looks, reading, version)
+    place = _place(names, stage, release, looks, reading, version)
     ended = {"rejected": "failed", "rolled_back": "failed", "inconclusive": "open"}.get(stage)
     found: list[Step] = []
     for number, (_, label) in enumerate(names):
@@ -111,7 +109,9 @@ def _steps(
             found.append(Step(label=label, state="done"))
         else:
             state = "now" if release is not None else ended or "now"
-            found.append(Step(label=label, state="failed" if state == "failed" else "open" if state == "open" else "now"))
+            found.append(
+                Step(label=label, state="failed" if state == "failed" else "open" if state == "open" else "now")
+            )
     return found
 
 
@@ -119,7 +119,6 @@ def _place(
     names: list[tuple[str, str]],
     stage: str,
     release: Release | None,
-    judged: Verdict | None,
     looks: tuple[Finding, ...],
     reading: Reading,
     version: int,
@@ -130,7 +129,7 @@ def _place(
     if release is not None:
         wanted = {"shadow": "shadow", "canary": f"canary{release.step}", "promoting": "all"}.get(release.work, "gates")
         return keys.index(wanted) if wanted in keys else 0
-    if judged != "pass":
+    if reading.judged.get(version) != "pass":
         return 0
     reached = {stage for number, stage, _ in reading.marks if number == version}
     if "canary" in reached:
@@ -176,7 +175,7 @@ def _harm(points: tuple[EvidencePoint, ...], evidence: ReleaseEvidence | None) -
         rules.append(Rule(value=margin, label=f"allowed harm {margin:g}"))
     return Chart(
         title="Estimated harm, with the band that is valid at any time",
-        unit="squared error, challenger − champion",
+        unit="squared error, challenger less champion",
         series=(
             Series(
                 name="harm",

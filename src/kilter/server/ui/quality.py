@@ -97,6 +97,8 @@ def _losses(daily: Sequence[DailyRow]) -> list[Series]:
         line = trailing([(day, one.total, one.labels) for day, one in sorted(sums.items())])
         for role in ("challenger", "champion"):
             points = [point for point in line if answered[point.day].get(version) == role]
+            if len(points) > FEWEST:
+                points = [point for point in points if point.low is not None]  # one day alone says little
             if points:
                 found.append(Series(name=f"v{version} {role}", role=role, points=tuple(points)))
     return found
@@ -171,4 +173,3 @@ def _sentence(reading: Reading) -> str:
         return ""
     happened, predicted = sum(row.label_sum for row in rows) / labels, sum(row.scored_sum for row in rows) / labels
     return f"Last 14 days: {happened:.1%} happened, {predicted:.1%} predicted, over {labels:,} labelled answers."
-

@@ -12,7 +12,7 @@ import msgspec
 
 from kilter.core.clock import SystemClock
 from kilter.core.errors import NotFound
-from kilter.core.evidence import Finding
+from kilter.core.evidence import Finding, Verdict
 from kilter.journal.records import Event
 from kilter.loop.ledger import Row
 from kilter.loop.service import LoopStatus
@@ -54,6 +54,7 @@ class Reading:
         evidence: About the release in flight, or the latest one that has any.
         events: The newest events of the loop, newest first.
         gates: The findings of the gates, by version.
+        judged: What the gates said together, by version; a guard may stay open and the whole still pass.
         marks: When a version got which stage, oldest first: version, stage, moment.
     """
 
@@ -72,6 +73,7 @@ class Reading:
     evidence: ReleaseEvidence | None
     events: tuple[Event, ...]
     gates: dict[int, tuple[Finding, ...]]
+    judged: dict[int, Verdict]
     marks: tuple[tuple[int, str, datetime], ...]
 
 
@@ -153,6 +155,7 @@ class Reader:
             evidence=self._evidence(name, row),
             events=events[:EVENTS],
             gates=_gates(events),
+            judged={int(one.data["version"]): one.data["verdict"] for one in events if one.kind == "GatesJudged"},
             marks=_marks(events),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +12,11 @@ from kilter.journal.records import Event
 from kilter.server.ui.records import Entry, Group, Timeline, Tone
 
 PAGE = 40
+
+Data = Mapping[str, Any]
+Told = tuple[str, Tone, str, str]
+"""Icon, tone, title, text."""
+Teller = Callable[[Data], Told | None]
 
 _TONES: dict[str, Tone] = {"pass": "good", "fail": "bad", "inconclusive": "open"}
 _STAGES: dict[str, tuple[str, str, Tone]] = {
@@ -89,45 +94,35 @@ def findings_of(event: Event) -> tuple[Finding, ...]:
     return msgspec.convert(event.data.get("findings") or ([one] if one else []), tuple[Finding, ...])
 
 
-def _told(kind: str, data: Mapping[str, Any]) -> tuple[str, Tone, str, str] | None:
-    version = f"v{data.get('version')}"
-    match kind:
-        case "Applied":
-            by = f" by {data['by']}" if data.get("by") else ""
-            rebuild = "; a new model has to be trained" if data.get("rebuild") else ""
-            return "file", "plain", f"Declaration applied{by}", f"{data['policy']['spec'][:12]}{rebuild}"
-        case "AlarmRaised":
-            return "alarm", "bad", f"Alarm: {data['monitor']}", f"about {version}"
-        case "AlarmCleared":
-            return "calm", "good", f"Alarm over: {data['monitor']}", f"about {version}"
-        case "StartTraining":
-            return "train", "busy", "Training begins", str(data.get("trigger", ""))
-        case "TrainingFinished":
-            return "train", "plain", f"{version} is trained", f"{data['cpu_seconds']:.2f} CPU seconds"
-        case "TrainingFailed":
-            return "stop", "bad", "Training failed", str(data.get("reason", ""))
-        case "GatesJudged":
-            return "gate", _TONES[data["verdict"]], f"Gates: {_judged(data['verdict'])}", ""
-        case "ShadowJudged":
-            return "shadow", _TONES[data["verdict"]], f"Shadow: {_judged(data['verdict'])}", ""
-        case "CanaryJudged":
-            word = {"pass": "no harm proven", "fail": "harm proven"}.get(data["verdict"], "not decided")
-            return "canary", _TONES[data["verdict"]], f"Canary: {word}", ""
-        case "SetTraffic":
-            return _traffic(data)
-        case "RollBack":
-            return "back", "bad", f"{version} gives all traffic back to v{data['to']}", str(data.get("reason", ""))
-        case "Mark":
-            return _mark(data)
-        case _:
-            return _asked(kind, data, version)
+def _told(kind: str, data: Data) -> Told | None:
+    teller = _TELLERS.get(kind)
+    return None if teller is None else teller(data)
 
 
-def _judged(verdict: str) -> str:
-    return {"pass": "passed", "fail": "refused", "inconclusive": "not proven"}[verdict]
+def _version(data: Data) -> str:
+    return f"v{data.get('version')}"
 
 
-def _traffic(data: Mapping[str, Any]) -> tuple[str, Tone, str, str] | None:
+def _by(data: Data) -> str:
+    """Who asked, and why."""
+    said = (f"by {data['by']}" if data.get("by") else "", str(data.get("reason") or ""))
+    return ": ".join(one for one in said if one)
+
+
+def _applied(data: Data) -> Told:
+    by = f" by {data['by']}" if data.get("by") else ""
+    rebuild = "; a new model has to be trained" if data.get("rebuild") else ""
+    return "file", "plain", f"Declaration applied{by}", f"{data['policy']['spec'][:12]}{rebuild}"
+
+
+def _judged(icon: str, name: str, words: Mapping[str, str]) -> Teller:
+    def tell(data: Data) -> Told:
+        return icon, _TONES[data["verdict"]], f"{name}: {words[data['verdict']]}", ""
+
+    return tell
+
+
+def _traffic(data: Data) -> Told | None:
     if data["mode"] == "canary":
         return "canary", "busy", f"v{data['challenger']} answers {data['share']} %", f"beside v{data['champion']}"
     if data["mode"] == "shadow":
@@ -135,7 +130,7 @@ def _traffic(data: Mapping[str, Any]) -> tuple[str, Tone, str, str] | None:
     return None
 
 
-def _mark(data: Mapping[str, Any]) -> tuple[str, Tone, str, str] | None:
+def _mark(data: Data) -> Told | None:
     stage, reason = str(data["stage"]), str(data["reason"])
     if stage not in _STAGES or reason.startswith(("gates:", "canary:")):
         return None  # what judged it has said so already
@@ -143,25 +138,33 @@ def _mark(data: Mapping[str, Any]) -> tuple[str, Tone, str, str] | None:
     return icon, tone, f"v{data['version']} {words}", reason
 
 
-def _asked(kind: str, data: Mapping[str, Any], version: str) -> tuple[str, Tone, str, str] | None:
-    by = f"by {data['by']}" if data.get("by") else ""
-    reason = str(data.get("reason") or "")
-    match kind:
-        case "PauseRequested":
-            return "pause", "open", "Paused", f"{by}{': ' if by and reason else ''}{reason}"
-        case "ResumeRequested":
-            return "play", "plain", "Resumed", by
-        case "RetrainRequested":
-            return "hand", "plain", "A challenger was asked for", by
-        case "RollbackRequested":
-            return "hand", "open", "Rollback asked for", f"{by}{': ' if by and reason else ''}{reason}"
-        case "PromoteRequested":
-            return "hand", "open", f"Promotion of {version} asked for", by
-        case "Approved":
-            return "hand", "good", f"{version} approved", by
-        case "ActionFailed":
-            return "stop", "open", "An action failed", reason
-        case "Notify":
-            return "mail", "plain", f"Told {data.get('to', 'the owner')}", str(data.get("title", ""))
-        case _:
-            return None
+_PROOF = {"pass": "passed", "fail": "refused", "inconclusive": "not proven"}
+_HARM = {"pass": "no harm proven", "fail": "harm proven", "inconclusive": "not decided"}
+
+_TELLERS: dict[str, Teller] = {
+    "Applied": _applied,
+    "AlarmRaised": lambda data: ("alarm", "bad", f"Alarm: {data['monitor']}", f"about {_version(data)}"),
+    "AlarmCleared": lambda data: ("calm", "good", f"Alarm over: {data['monitor']}", f"about {_version(data)}"),
+    "StartTraining": lambda data: ("train", "busy", "Training begins", str(data.get("trigger", ""))),
+    "TrainingFinished": lambda data: (
+        "train", "plain", f"{_version(data)} is trained", f"{data['cpu_seconds']:.2f} CPU seconds",
+    ),
+    "TrainingFailed": lambda data: ("stop", "bad", "Training failed", str(data.get("reason", ""))),
+    "GatesJudged": _judged("gate", "Gates", _PROOF),
+    "ShadowJudged": _judged("shadow", "Shadow", _PROOF),
+    "CanaryJudged": _judged("canary", "Canary", _HARM),
+    "SetTraffic": _traffic,
+    "RollBack": lambda data: (
+        "back", "bad", f"{_version(data)} gives all traffic back to v{data['to']}", str(data.get("reason", "")),
+    ),
+    "Mark": _mark,
+    "PauseRequested": lambda data: ("pause", "open", "Paused", _by(data)),
+    "ResumeRequested": lambda data: ("play", "plain", "Resumed", _by(data)),
+    "RetrainRequested": lambda data: ("hand", "plain", "A challenger was asked for", _by(data)),
+    "RollbackRequested": lambda data: ("hand", "open", "Rollback asked for", _by(data)),
+    "PromoteRequested": lambda data: ("hand", "open", f"Promotion of {_version(data)} asked for", _by(data)),
+    "Approved": lambda data: ("hand", "good", f"{_version(data)} approved", _by(data)),
+    "ActionFailed": lambda data: ("stop", "open", "An action failed", str(data.get("reason") or "")),
+    "Notify": lambda data: ("mail", "plain", f"Told {data.get('to', 'the owner')}", str(data.get("title", ""))),
+}  # fmt: skip
+"""How each kind of event is told; the others say nothing that one of these doesn't."""

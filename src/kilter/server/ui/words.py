@@ -11,6 +11,7 @@ import msgspec
 
 from kilter.core.evidence import Finding
 
+DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?%?")
 
 
@@ -37,12 +38,12 @@ def iso(at: date | datetime | None) -> str:
 def number(value: float | None) -> str:
     """Four significant digits, with a real minus sign."""
     if value is None:
-        return "–"
+        return DASH
     if value == 0:
         return "0"
     size = math.floor(math.log10(abs(value)))
     text = f"{value:,.{max(0, 3 - size)}f}" if -4 < size < 15 else f"{value:.3g}"
-    return text.replace("-", "−")
+    return text.replace("-", MINUS)
 
 
 def signed(value: float | None) -> str:
@@ -53,7 +54,7 @@ def signed(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """A part of one in per cent."""
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return DASH if value is None else f"{100 * value:.1f} %"
 
 
 def as_json(value: object) -> str:
@@ -93,7 +94,7 @@ def band(finding: Finding) -> Band | None:
     least, most = least - room, most + room
 
     def place(at: float) -> float:
-        return round(100 * (at - least) / (most - least), 2)
+        return float(round(100 * (at - least) / (most - least), 2))
 
     low = 0.0 if value.low is None else place(value.low)
     high = 100.0 if value.high is None else place(value.high)

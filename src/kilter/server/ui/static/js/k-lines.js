@@ -124,8 +124,8 @@ class Lines extends Drawn {
     }
     // A band of few days can be huge; it may be cut, the lines and the rules may not.
     const spread = (Math.max(...ends, ...rules) - Math.min(...ends, ...rules)) || Math.abs(ends[0]) * 0.2 || 1;
-    const low = Math.max(Math.min(...ends, ...rules) - spread * 0.7, Math.min(...bands, ...ends, ...rules));
-    const high = Math.min(Math.max(...ends, ...rules) + spread * 0.7, Math.max(...bands, ...ends, ...rules));
+    const low = Math.max(Math.min(...ends, ...rules) - spread * 0.35, Math.min(...bands, ...ends, ...rules));
+    const high = Math.min(Math.max(...ends, ...rules) + spread * 0.35, Math.max(...bands, ...ends, ...rules));
     const room = (high - low || 1) * 0.06;
     return [chart.percent ? Math.max(0, low - room) : low - room, high + room];
   }

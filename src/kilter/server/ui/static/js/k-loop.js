@@ -98,7 +98,8 @@ class Loop extends Drawn {
       // On the bends the words stand outside, beside their stage.
       const right = place === 3 || place === 4;
       const [x, anchor] = right ? [30, "start"] : [-30, "end"];
-      group.append(svg("text", { class: "name", x, y: -3, "text-anchor": anchor }, one.label), svg("text", { class: "note", x, y: 13, "text-anchor": anchor }, one.note));
+      group.append(svg("text", { class: "name", x, y: -3, "text-anchor": anchor }, one.label));
+      wrap(one.note, 15).forEach((line, number) => group.append(svg("text", { class: "note", x, y: 13 + number * 15, "text-anchor": anchor }, line)));
       return group;
     }
     const [first, second] = forth ? [-45, -29] : [38, 54];
@@ -166,7 +167,7 @@ function wrap(text, most) {
 
 /** A track that lies on its side. @param {number} width @param {number} height @param {number} place */
 function lying(width, height, place) {
-  const [padX, padY] = [width > 760 ? 118 : 96, 66];
+  const [padX, padY] = [width > 760 ? 124 : 104, 66];
   const radius = Math.min((height - 2 * padY) / 2, (width - 2 * padX) / 2);
   return new Track(width / 2, place / 2, Math.max(0, width - 2 * padX - 2 * radius), radius, false);
 }
