@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from sqlalchemy import select
 
 from kilter.core.errors import Damaged, NotFound
@@ -14,9 +12,8 @@ from kilter.loop.spec import Declared, LoopSpec, load_source, spec_of
 from kilter.loop.tables import specs
 
 
-@lru_cache(maxsize=64)
-def _run(text: str, filename: str, name: str) -> Declared:
-    return load_source(text, filename, name)
+_LOADED: dict[str, Declared] = {}
+_SPECS: dict[str, LoopSpec] = {}
 
 
 def declared(database: Database, objects: ObjectStore, digest: str) -> Declared:
@@ -26,11 +23,13 @@ def declared(database: Database, objects: ObjectStore, digest: str) -> Declared:
         NotFound: When no declaration of this digest was applied.
         Damaged: When the stored text no longer gives the spec that it gave when it was applied.
     """
+    if digest in _LOADED:  # a digest names its text for ever
+        return _LOADED[digest]
     with database.reading() as connection:
         row = connection.execute(select(specs).where(specs.c.digest == digest)).mappings().first()
     if row is None:
         raise NotFound(f"No declaration {digest[:12]} was applied here", fix="apply its file with `kilter apply FILE`")
-    found = _run(objects.get(row["source"]).decode(), row["filename"], row["name"])
+    found = load_source(objects.get(row["source"]).decode(), row["filename"], row["name"])
     made = spec_of(found).digest
     if made != digest:
         raise Damaged(
@@ -38,10 +37,13 @@ def declared(database: Database, objects: ObjectStore, digest: str) -> Declared:
             where=row["filename"],
             fix="apply the file again; it must declare the same value each time it is run",
         )
+    _LOADED[digest] = found
     return found
 
 
 def declaration(database: Database, objects: ObjectStore, digest: str) -> tuple[AnyLoop, LoopSpec]:
     """Return a declaration that was applied as a value and as data; see `declared`."""
     found = declared(database, objects, digest)
-    return found.loop, spec_of(found)
+    if digest not in _SPECS:
+        _SPECS[digest] = spec_of(found)
+    return found.loop, _SPECS[digest]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
-from litestar import Request, Response
-from litestar.handlers import HTTPRouteHandler
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import Receive, Scope, Send
 
 from kilter.core.digests import digest_json
 from kilter.core.errors import Forbidden, InvalidInput
@@ -16,14 +17,16 @@ from kilter.operations.idempotency import Idempotency
 from kilter.operations.table import ROLES, Operation, Registry
 from kilter.server.edge import ROLE
 from kilter.server.pool import Pool
-from kilter.server.problems import Malformed
+from kilter.server.problems import Malformed, WrongMethod
 
 MAX_DEPTH = 64
 _ANY_ROLE = "viewer"
 
 
-def routes(registry: Registry, pool: Pool, idempotency: Idempotency) -> list[HTTPRouteHandler]:
+def routes(registry: Registry, pool: Pool, idempotency: Idempotency) -> list[ASGIRouteHandler]:
     """Return a route for every operation: ``POST`` with JSON arguments, and ``GET`` with a query for plain reads.
+
+    They answer in ASGI's own words: what a framework would add to each request costs more than most operations do.
 
     Args:
         registry: The operations.
@@ -33,18 +36,28 @@ def routes(registry: Registry, pool: Pool, idempotency: Idempotency) -> list[HTT
     return [_route(found, pool, idempotency) for found in registry]
 
 
-def _route(operation: Operation, pool: Pool, idempotency: Idempotency) -> HTTPRouteHandler:
-    async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
-        role = request.scope.get(ROLE, _ANY_ROLE)
+def methods_of(operation: Operation) -> tuple[str, ...]:
+    """Return the methods that an operation's route takes."""
+    return ("GET", "HEAD", "POST") if operation.plain else ("POST",)
+
+
+def _route(operation: Operation, pool: Pool, idempotency: Idempotency) -> ASGIRouteHandler:
+    methods = methods_of(operation)
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        method = scope["method"]  # type: ignore[typeddict-item]  # an HTTP scope: the edge refuses all others
+        if method not in methods:
+            raise WrongMethod("the path doesn't know this method", where="method", allowed=", ".join(methods))
+        role = scope.get(ROLE, _ANY_ROLE)
         if ROLES.index(role) < ROLES.index(operation.role):
             raise Forbidden(
                 "the token's role doesn't allow this operation", where=operation.name, allowed=operation.role
             )
-        if request.method == "POST":
-            arguments, text = read_object(await request.body()), False
+        if method == "POST":
+            arguments, text = read_object(await _body(receive)), False
         else:
-            arguments, text = _query(request), True
-        key = request.headers.get("idempotency-key") if operation.writes else None
+            arguments, text = _query(scope["query_string"]), True
+        key = _header(scope["headers"], b"idempotency-key") if operation.writes else None
         if key is not None and operation.key:
             # The operation remembers its keys itself, in the write that it makes anyway.
             arguments.setdefault(operation.key, key)
@@ -54,10 +67,21 @@ def _route(operation: Operation, pool: Pool, idempotency: Idempotency) -> HTTPRo
             return msgspec.json.encode(operation.call(arguments, text=text))
 
         body = await pool.run(work if key is None else _once(idempotency, key, operation, arguments, work))
-        return Response(body, media_type="application/json", status_code=200)
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body, "more_body": False})
 
-    methods: list[Literal["GET", "POST"]] = ["GET", "POST"] if operation.plain else ["POST"]
-    return HTTPRouteHandler(operation.path, http_method=methods, name=operation.name, status_code=200)(handle)
+    return ASGIRouteHandler(operation.path, name=operation.name, copy_scope=False)(handle)
+
+
+async def _body(receive: Receive) -> bytes:
+    """Return the body, which the edge has read whole and within its limit."""
+    message = await receive()
+    return bytes(message.get("body", b"")) if message["type"] == "http.request" else b""
+
+
+def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
+    return next((value.decode("latin-1") for found, value in headers if found.lower() == name), None)
 
 
 def _once(
@@ -105,8 +129,8 @@ def _deeper_than(value: object, limit: int) -> bool:
     return True
 
 
-def _query(request: Request[Any, Any, Any]) -> dict[str, object]:
+def _query(text: bytes) -> dict[str, object]:
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for name, value in request.query_params.multi_items():
+    for name, value in parse_qsl(text.decode("latin-1"), keep_blank_values=True):
         found[name].append(value)
     return dict(found)

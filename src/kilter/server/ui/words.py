@@ -9,9 +9,9 @@ from datetime import date, datetime
 
 import msgspec
 
-from kilter.core.evidence import Finding
+from kilter.core.evidence import Finding, Interval
 
-DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+DASH, MINUS, INFINITY = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{INFINITY}"
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?%?")
 
 
@@ -50,6 +50,12 @@ def signed(value: float | None) -> str:
     """A number that says its sign."""
     text = number(value)
     return f"+{text}" if value is not None and value > 0 else text
+
+
+def ends(value: Interval) -> str:
+    """Both ends of an interval; an open one is infinite."""
+    low = f"{MINUS}{INFINITY}" if value.low is None else signed(value.low)
+    return f"{low}, {INFINITY if value.high is None else signed(value.high)}"
 
 
 def percent(value: float | None) -> str:
@@ -130,6 +136,7 @@ FILTERS: dict[str, Callable[..., object]] = {
     "iso": iso,
     "number": number,
     "signed": signed,
+    "ends": ends,
     "percent": percent,
     "json": as_json,
     "band": band,

@@ -82,8 +82,9 @@ class Lines extends Drawn {
     }
     let lastLabel = -100;
     for (const moment of chart.moments) {
-      const at = when(moment.at);
-      if (at < x0 || at > x1) continue;
+      // A line begins some days after its version does: three days make its first mean.
+      const at = Math.max(x0, when(moment.at));
+      if (at - when(moment.at) > 4 * DAY || at > x1) continue;
       picture.append(svg("line", { class: "mark", x1: x(at), x2: x(at), y1: top - 2, y2: height - bottom }));
       if (x(at) - lastLabel > 22) picture.append(svg("text", { class: "mark-label", x: x(at), y: top - 5, "text-anchor": x(at) < left + 10 ? "start" : "middle" }, moment.label));
       lastLabel = x(at);
