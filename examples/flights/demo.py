@@ -29,9 +29,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
 from examples.flights import airline
-from examples.flights.replay import Stream, Switch, Traffic
+from examples.flights.flight_delay import flights
+from examples.flights.replay import Hour, Stream, Switch, Traffic
 from examples.flights.report import Summary, show, summarise
 from examples.flights.stage import Stage, ending
+
 from kilter.core.errors import KilterError, Unavailable
 from kilter.loop.backtest import Outcome
 from kilter.loop.service import LoopStatus
@@ -90,8 +92,6 @@ class Demo:
     def prepare(self, now: datetime) -> None:
         """Load what is known at the beginning into a fresh store."""
         with self.stage.embedded() as workspace:
-            from examples.flights.flight_delay import flights
-
             workspace.data.declare(flights)
             history = airline.airline().history(now)
             workspace.data.ingest("flights", history)
@@ -112,12 +112,15 @@ class Demo:
         for hour in stream.hours(start, self.end, minutes_for_hours=self.minutes_for_hours):
             self.stage.clock.set(hour.end)
             if hour.parts:
-                self._patiently(
-                    lambda: self.kilter.data.append("flights", hour.parts, request_id=f"rows {hour.end:%Y-%m-%dT%H}")
-                )
+                self._send(hour)
             self._ask(hour.asked, hour.end)
             self._act(hour.end)
         self._look(self.settle(self.end))
+
+    def _send(self, hour: Hour) -> None:
+        self._patiently(
+            lambda: self.kilter.data.append("flights", hour.parts, request_id=f"rows {hour.end:%Y-%m-%dT%H}")
+        )
 
     def _ask(self, rows: list[dict[str, object]], now: datetime) -> None:
         key = f"ask {now:%Y-%m-%dT%H}"
@@ -138,7 +141,11 @@ class Demo:
         """See where the loop stands, and play the people who would react."""
         summary = status.summary
         idle = summary.work == "idle" and summary.paused is None
-        if self.hotfix_since is None and idle and (self._promoted_for(HOTFIX_AFTER, status.now) or status.now >= HOTFIX_BY):
+        if (
+            self.hotfix_since is None
+            and idle
+            and (self._promoted_for(HOTFIX_AFTER, status.now) or status.now >= HOTFIX_BY)
+        ):
             self._ship_hotfix(status.now)
         self._in_canary = summary.work in {"canary", "promoting", "rolling_back"}
         if self.hotfix_since is not None and not self._hotfix_done:
@@ -220,7 +227,9 @@ class Demo:
                 return status
             time.sleep(pause)
             pause = min(pause * 1.3, 0.05)
-        raise SystemExit(f"the controller did not settle at {moment:%Y-%m-%d %H:%M}; see {self.stage.store.folder / 'run'}")
+        raise SystemExit(
+            f"the controller did not settle at {moment:%Y-%m-%d %H:%M}; see {self.stage.store.folder / 'run'}"
+        )
 
     def _patiently(self, call):  # noqa: ANN001, ANN202 - a closure of any type
         """Call the server; while things are being killed around us, again until it answers."""
@@ -307,7 +316,9 @@ def main() -> None:
     parser.add_argument("--store", default=str(ROOT / ".kilter" / "demo"), help="a folder, or the URL of a store")
     parser.add_argument("--home", help="the local folder of a store that is elsewhere")
     parser.add_argument("--port", type=int, default=0, help="the page's port (default: a free one)")
-    parser.add_argument("--until", type=lambda text: datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC))
+    parser.add_argument(
+        "--until", type=lambda text: datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC)
+    )
     parser.add_argument("--patience", type=float, default=0.0, help="seconds to repeat unanswered requests")
     options = parser.parse_args()
     try:

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
-
 from examples.flights.airline import ARRIVED, DEPARTED
 
 HOUR = timedelta(hours=1)
@@ -82,7 +81,9 @@ class Switch:
 class _Sorted:
     """Rows in the order of one time column, so that an hour is a slice."""
 
-    def __init__(self, flights: pl.DataFrame, time_column: str, columns: tuple[str, ...], shift: timedelta = timedelta(0)) -> None:
+    def __init__(
+        self, flights: pl.DataFrame, time_column: str, columns: tuple[str, ...], shift: timedelta = timedelta(0)
+    ) -> None:
         rows = flights.filter(pl.col(time_column).is_not_null()).sort(time_column, "flight_id")
         self._times = (rows[time_column] - shift).dt.epoch("us").to_numpy()
         stamps = [name for name in columns if rows.schema[name].is_temporal()]

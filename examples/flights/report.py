@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import polars as pl
-
 from examples.flights import airline
+from examples.flights.flight_delay import flights, loop
+
 from kilter.core.evidence import Finding
 from kilter.data.windows import labelled
 from kilter.evaluation.declare import auc, log_loss
@@ -74,9 +75,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         """Return the summary for people."""
         lines = [
             "",
-            f"{self.simulated_days:.0f} simulated days in {self.seconds:.0f} s: {self.requests:,} requests, {self.rows:,} predictions, "
-            f"{self.failed_requests} failed requests, {self.fallbacks} fallback answers.",
-            f"{self.promotions} challengers promoted, {self.refusals} refused or unproven, {self.rollbacks} taken back. "
+            f"{self.simulated_days:.0f} simulated days in {self.seconds:.0f} s (the clock is simulated).",
+            f"{self.requests:,} requests, {self.rows:,} predictions, {self.failed_requests} failed requests, {self.fallbacks} fallback answers.",
+            f"{self.promotions} challengers promoted, {self.refusals} refused or unproven, {self.rollbacks} taken back.",
             f"Trainings took {self.training_cpu_seconds:.1f} CPU seconds.",
             f"Request time: median {self.request_ms['p50']:.1f} ms, p99 {self.request_ms['p99']:.1f} ms for an hour's flights.",
         ]
@@ -90,7 +91,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
                 f"The hotfix (minutes where hours belong) was taken back by its canary after {self.hotfix_rollback_hours:.0f} simulated hours."
             )
         if self.kill_recovery_ms is not None:
-            lines.append(f"kill -9 of the champion's worker under load: every request answered, within {self.kill_recovery_ms:.0f} ms.")
+            lines.append(
+                f"kill -9 of the champion's worker under load: every request answered, within {self.kill_recovery_ms:.0f} ms."
+            )
         lines += ["", "Verdicts"] + [f"  {line}" for line in self.verdicts]
         lines += ["", f"{'policy':20} {'log loss':>9} {'AUC':>7} {'deployments':>12} {'trainings':>10} {'CPU s':>7}"]
         lines += [
@@ -125,33 +128,28 @@ _SHOWN = {
 def show(event: Event) -> str:
     """Return an event of the journal as one line, or nothing for those that say little."""
     word = _SHOWN.get(event.kind)
-    if word is None:
+    if word is None or (event.kind == "SetTraffic" and event.data["mode"] == "solo"):
         return ""
-    data = event.data
-    match event.kind:
+    return f"{word:15} {_said(event.kind, event.data)}"
+
+
+def _said(kind: str, data: dict[str, Any]) -> str:
+    match kind:
         case "AlarmRaised" | "AlarmCleared":
-            said = f"{data['monitor']} on v{data['version']}" + (f": {_value(data.get('finding'))}" if data.get("finding") else "")
-        case "StartTraining":
-            said = data["trigger"]
+            return f"{data['monitor']} on v{data['version']}: {_value(data.get('finding'))}".rstrip(": ")
         case "GatesJudged":
-            said = f"v{data['version']} {data['verdict']}" + "".join(
-                f"; {one['name']} {one['verdict']} {_value(one)}" for one in data["findings"] if one["detail"].get("role") == "primary"
-            )
+            primary = [one for one in data["findings"] if one["detail"].get("role") == "primary"]
+            proven = "".join(f"; {one['name']} {one['verdict']} {_value(one)}" for one in primary)
+            return f"v{data['version']} {data['verdict']}{proven}"
         case "ShadowJudged" | "CanaryJudged":
-            said = f"v{data['version']} {data['verdict']} {_value(data['finding'])}"
+            return f"v{data['version']} {data['verdict']} {_value(data['finding'])}"
         case "SetTraffic":
-            if data["mode"] == "solo":
-                return ""
-            said = f"v{data['challenger']} " + ("shadows" if data["mode"] == "shadow" else f"answers {data['share']} %")
+            return f"v{data['challenger']} " + ("shadows" if data["mode"] == "shadow" else f"answers {data['share']} %")
         case "Promote":
-            said = f"v{data['version']} is champion"
+            return f"v{data['version']} is champion"
         case "RollBack":
-            said = f"v{data['version']} back to v{data['to']}: {data['reason']}"
-        case "Notify":
-            said = data["title"]
-        case _:
-            said = str(data.get("reason") or data.get("by") or "")
-    return f"{word:15} {said}"
+            return f"v{data['version']} back to v{data['to']}: {data['reason']}"
+    return str(data.get("title") or data.get("trigger") or data.get("reason") or data.get("by") or "")
 
 
 def _value(finding: object) -> str:
@@ -171,11 +169,17 @@ def summarise(demo: Demo, outcomes: tuple[Outcome, ...], seconds: float) -> Summ
     live = _live(demo, events)
     policies = {outcome.name: _policy(outcome) for outcome in outcomes if outcome.name != "loop"}
     backtested = next((outcome for outcome in outcomes if outcome.name == "loop"), None)
-    ordered = {"frozen": policies.pop("frozen", None), "loop (live)": live, "loop (backtest)": backtested and _policy(backtested)}
+    ordered = {
+        "frozen": policies.pop("frozen", None),
+        "loop (live)": live,
+        "loop (backtest)": backtested and _policy(backtested),
+    }
     verification = demo.kilter.journal.verify()
     times = np.array(demo.traffic.seconds or [0.0]) * 1000
     hotfix = next((event for event in rollbacks if demo.hotfix_since and event.at >= demo.hotfix_since), None)
-    canary = [e.at for e in events if e.kind == "SetTraffic" and hotfix and e.data.get("challenger") == hotfix.data["version"]]
+    canary = [
+        e.at for e in events if e.kind == "SetTraffic" and hotfix and e.data.get("challenger") == hotfix.data["version"]
+    ]
     return Summary(
         promotions=len(promotions),
         refusals=refusals,
@@ -189,13 +193,19 @@ def summarise(demo: Demo, outcomes: tuple[Outcome, ...], seconds: float) -> Summ
         simulated_days=(demo.end - demo.start).total_seconds() / 86400,
         policies={**{name: one for name, one in ordered.items() if one is not None}, **policies},
         versions=[VersionLine(v.version, v.stage, v.trigger, v.at, v.reason) for v in reversed(versions)],
-        verdicts=[f"{event.at:%d %b}  {show(event)}" for event in events if event.kind in {"GatesJudged", "ShadowJudged", "CanaryJudged"}],
+        verdicts=[
+            f"{event.at:%d %b}  {show(event)}"
+            for event in events
+            if event.kind in {"GatesJudged", "ShadowJudged", "CanaryJudged"}
+        ],
         time_to_heal=(healed - began).total_seconds() / 86400 if began and healed else None,
         decay_began=began,
         healed=healed,
         hotfix_rollback_hours=(hotfix.at - canary[0]).total_seconds() / 3600 if hotfix and canary else None,
         kill_recovery_ms=None if demo.kill_recovery is None else demo.kill_recovery * 1000,
-        training_cpu_seconds=sum(float(e.data["cpu_seconds"]) for e in events if e.kind in {"TrainingFinished", "TrainingFailed"}),
+        training_cpu_seconds=sum(
+            float(e.data["cpu_seconds"]) for e in events if e.kind in {"TrainingFinished", "TrainingFailed"}
+        ),
         request_ms={"p50": float(np.quantile(times, 0.5)), "p99": float(np.quantile(times, 0.99))},
         journal_ok=verification.ok,
         journal_events=verification.checked,
@@ -216,8 +226,6 @@ def _policy(outcome: Outcome) -> PolicyResult:
 
 def _live(demo: Demo, events: list[Event]) -> PolicyResult:
     """Return how good the answers were that were really given, over all whose label is known by now."""
-    from examples.flights.flight_delay import flights, loop
-
     folder = demo.stage.store.folder / "log" / "predictions"
     frames = []
     for front in fronts(folder):
@@ -247,9 +255,7 @@ def _healing(demo: Demo, events: list[Event]) -> tuple[datetime | None, datetime
     The decay begins on the last day on which Page's cumulative sum of the champion's daily excess loss over its holdout stood at zero
     before the alarm (Page 1954): a change point, not the day somebody noticed.
     """
-    promotion = next(
-        (e for e in events if e.kind == "Promote" and e.data.get("previous") is not None ), None
-    )
+    promotion = next((e for e in events if e.kind == "Promote" and e.data.get("previous") is not None), None)
     if promotion is None:
         return None, None
     alarm = next((e for e in events if e.kind == "AlarmRaised" and e.at <= promotion.at), None)
@@ -270,4 +276,3 @@ def _healing(demo: Demo, events: list[Event]) -> tuple[datetime | None, datetime
             zero = datetime(row.day.year, row.day.month, row.day.day, tzinfo=promotion.at.tzinfo) + timedelta(days=1)
         total = max(0.0, total + excess)
     return min(zero, alarm.at), promotion.at
-

@@ -60,7 +60,16 @@ class Stage:
 
     def start(self) -> Kilter:
         """Start server, front and controller, and wait until all of them answer."""
-        command = [sys.executable, "-m", "kilter.cli.main", "up", "--store", self._target, "--clock", f"file:{self._path}"]
+        command = [
+            sys.executable,
+            "-m",
+            "kilter.cli.main",
+            "up",
+            "--store",
+            self._target,
+            "--clock",
+            f"file:{self._path}",
+        ]
         command += ["--port", str(self.port), "--serve-port", str(self.serve_port), "--json"]
         if self._home:
             command += ["--home", self._home]

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from kilter.core.durations import parse_duration
 from kilter.core.errors import KilterError
 from kilter.data.dataset import Dataset
+from kilter.data.windows import LABEL
 from kilter.evaluation.declare import auc, log_loss
 from kilter.evaluation.metrics import row_losses
 from kilter.evaluation.metrics import value as metric_value
-from kilter.data.windows import LABEL
 from kilter.loop.building import Fitted, Predicts, fit, inputs_of, judge_gates, profile, table_of, with_truth
 from kilter.loop.decide import decide
 from kilter.loop.declare import AnyLoop
@@ -101,7 +101,9 @@ def _blind(policy: Policy, on: tuple[str, ...], every: float | None, cooldown: f
 DECLARED = Variant("loop")
 FROZEN = Variant("frozen", lambda policy: msgspec.structs.replace(policy, on=(), every=None))
 BLIND_MONTHLY = Variant("blind monthly", lambda policy: _blind(policy, (), 30 * 86400.0, 0.0), blind=True)
-ALARM_DEPLOYS = Variant("psi alarm deploys", lambda policy: _blind(policy, ("drift(psi)",), None, 14 * 86400.0), blind=True)
+ALARM_DEPLOYS = Variant(
+    "psi alarm deploys", lambda policy: _blind(policy, ("drift(psi)",), None, 14 * 86400.0), blind=True
+)
 POLICIES = (FROZEN, DECLARED, BLIND_MONTHLY, ALARM_DEPLOYS)
 
 
@@ -154,9 +156,7 @@ class _Native:
 
     def __init__(self, fitted: Fitted) -> None:
         exported = export(fitted.model, "binary")
-        spec = ModelSpec(
-            flavor=exported.flavor, columns=len(fitted.training.names), iterations=exported.iterations
-        )
+        spec = ModelSpec(flavor=exported.flavor, columns=len(fitted.training.names), iterations=exported.iterations)
         self._model = load_model(spec, exported.data)
 
     def predict(self, matrix: Floats, /) -> Floats:
@@ -247,7 +247,9 @@ class _Replay:
 
     def _train(self, action: StartTraining, now: datetime) -> Events:
         try:
-            fitted, runtime, reference, cost = self.trainer.train(action.at, holdout=not self.variant.blind or not self.versions)
+            fitted, runtime, reference, cost = self.trainer.train(
+                action.at, holdout=not self.variant.blind or not self.versions
+            )
         except KilterError as error:
             return TrainingFailed(at=now, action=action.id, reason=str(error))
         version = len(self.versions) + 1
@@ -264,9 +266,7 @@ class _Replay:
         if kept is None:
             return ActionFailed(at=now, action=action.id, reason="no holdout", retryable=False)
         champion = None if action.champion is None else self._values(action.champion, kept)
-        verdict, findings = judge_gates(
-            self.trainer.loop, kept, one.runtime, champion, base_rate=one.fitted.base_rate
-        )
+        verdict, findings = judge_gates(self.trainer.loop, kept, one.runtime, champion, base_rate=one.fitted.base_rate)
         for finding in findings:
             self.timeline.append(Moment(now, finding.sentence(), action.version))
         return GatesJudged(at=now, action=action.id, version=action.version, verdict=verdict, findings=findings)
@@ -368,7 +368,12 @@ class _Replay:
         if champion is None:
             return
         release = self.state.release
-        if release is not None and release.work == "canary" and release.version is not None and self.canary_since is not None:
+        if (
+            release is not None
+            and release.work == "canary"
+            and release.version is not None
+            and self.canary_since is not None
+        ):
             joined = self._joined(self.canary_since, now)
             if joined.height:
                 metric, step = primary_metric(self.trainer.loop), canary_of(self.trainer.loop)
@@ -400,7 +405,10 @@ class _Replay:
         losses = row_losses(log_loss, y, p)
         assert losses is not None  # noqa: S101 - log loss has a loss per row
         daily = (
-            answers.select(pl.col("time").dt.date().alias("day"), pl.Series("loss", losses)).group_by("day").agg(pl.col("loss").mean()).sort("day")
+            answers.select(pl.col("time").dt.date().alias("day"), pl.Series("loss", losses))
+            .group_by("day")
+            .agg(pl.col("loss").mean())
+            .sort("day")
         )
         return Outcome(
             name=self.variant.name,

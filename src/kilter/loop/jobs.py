@@ -17,9 +17,9 @@ import polars as pl
 from kilter.core.digests import canonical_json, digest_json
 from kilter.core.errors import KilterError
 from kilter.core.evidence import Finding, Verdict
+from kilter.data.dataset import Dataset
 from kilter.data.declare import Columns
 from kilter.data.leakage import refuse_leaks
-from kilter.data.dataset import Dataset
 from kilter.data.windows import cut
 from kilter.evaluation.declare import auc, brier, log_loss
 from kilter.evaluation.metrics import row_losses

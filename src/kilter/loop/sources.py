@@ -11,7 +11,6 @@ from kilter.loop.declare import AnyLoop
 from kilter.loop.spec import Declared, LoopSpec, load_source, spec_of
 from kilter.loop.tables import specs
 
-
 _LOADED: dict[str, Declared] = {}
 _SPECS: dict[str, LoopSpec] = {}
 
@@ -21,7 +20,7 @@ def declared(database: Database, objects: ObjectStore, digest: str) -> Declared:
 
     Raises:
         NotFound: When no declaration of this digest was applied.
-        Damaged: When the stored text no longer gives the spec that it gave when it was applied.
+        Damaged: When the stored text is lost, or no longer gives the spec that it gave when it was applied.
     """
     if digest in _LOADED:  # a digest names its text for ever
         return _LOADED[digest]
@@ -29,7 +28,7 @@ def declared(database: Database, objects: ObjectStore, digest: str) -> Declared:
         row = connection.execute(select(specs).where(specs.c.digest == digest)).mappings().first()
     if row is None:
         raise NotFound(f"No declaration {digest[:12]} was applied here", fix="apply its file with `kilter apply FILE`")
-    found = load_source(objects.get(row["source"]).decode(), row["filename"], row["name"])
+    found = load_source(_text(objects, row["source"], row["filename"]), row["filename"], row["name"])
     made = spec_of(found).digest
     if made != digest:
         raise Damaged(
@@ -39,6 +38,17 @@ def declared(database: Database, objects: ObjectStore, digest: str) -> Declared:
         )
     _LOADED[digest] = found
     return found
+
+
+def _text(objects: ObjectStore, source: str, filename: str) -> str:
+    try:
+        return objects.get(source).decode()
+    except (NotFound, Damaged) as error:
+        raise Damaged(
+            f"the text of {filename} as it was applied is lost: {error.message}",
+            where=error.where,
+            fix=f"apply the same text again: `kilter apply {filename}`",
+        ) from error
 
 
 def declaration(database: Database, objects: ObjectStore, digest: str) -> tuple[AnyLoop, LoopSpec]:

@@ -21,6 +21,7 @@ from kilter.core.digests import digest_json
 from kilter.core.errors import InvalidInput, Unavailable
 from kilter.data.service import DataService
 from kilter.engines.clock import SharedClock
+from kilter.engines.location import locate
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.online.store import OnlineStore
 from kilter.engines.sql.database import Database
@@ -101,6 +102,8 @@ class Store(msgspec.Struct, frozen=True):
         for name in _BUCKET_OPTIONS & query.keys():
             objects += f"{'&' if '?' in objects else '?'}{urlencode({name: query.pop(name)[0]})}"
         tables = query.pop("tables", [_below(objects, "tables")])[0]
+        for place in (objects, tables):
+            locate(place)  # a place that can't be is refused here, before anything is reached
         database = urlunsplit(("postgresql+psycopg", parts.netloc, parts.path, urlencode(query, doseq=True), ""))
         place = home or os.environ.get("KILTER_HOME") or str(_own_home(parts, query))
         return cls(database, _below(objects, "objects"), tables, str(Path(place).expanduser().resolve()), text)
@@ -291,7 +294,8 @@ class Workspace:
         log = Log.open(self.store.folder / "log" / "rows", readonly=True)  # the first append claims it
         self._closers.append(log.close)
         service = DataService(self.database, self.tables, log, self.clock)
-        service.on_append.append(lambda batch: self.features.observe(batch))
+        # features are built from this very service, so they are looked up when the first batch comes
+        service.on_append.append(lambda batch: self.features.observe(batch))  # noqa: PLW0108
         return service
 
     @cached_property
