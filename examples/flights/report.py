@@ -145,10 +145,9 @@ def _said(kind: str, data: dict[str, Any]) -> str:
             return f"v{data['version']} {data['verdict']} {_value(data['finding'])}"
         case "SetTraffic":
             return f"v{data['challenger']} " + ("shadows" if data["mode"] == "shadow" else f"answers {data['share']} %")
-        case "Promote":
-            return f"v{data['version']} is champion"
-        case "RollBack":
-            return f"v{data['version']} back to v{data['to']}: {data['reason']}"
+        case "Promote" | "RollBack":
+            back = f" back to v{data['to']}: {data['reason']}" if kind == "RollBack" else " is champion"
+            return f"v{data['version']}{back}"
     return str(data.get("title") or data.get("trigger") or data.get("reason") or data.get("by") or "")
 
 
