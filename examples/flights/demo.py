@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,11 +47,9 @@ END = datetime(2014, 1, 1, tzinfo=UTC)
 FAST_END = datetime(2013, 6, 1, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]
 
-HOTFIX_AFTER = timedelta(days=2)
-"""A rushed change of the declaration goes out so long after the first promotion: the delay in hours, no shadow, it need not be better."""
-
 HOTFIX_BY = datetime(2013, 5, 24, tzinfo=UTC)
-"""It goes out then at the latest."""
+"""A rushed hotfix goes out right after the first promotion, and then at the latest: it wants the delay in hours, and leaves out the
+shadow, the fairness and the speed that hold it up."""
 
 KILL_AT = datetime(2013, 3, 20, 15, tzinfo=UTC)
 """The worker that serves the champion is killed in the middle of its requests."""
@@ -83,7 +82,7 @@ class Demo:
         self._hotfix_done = False
         self._killed = False
         self._in_canary = False
-        self._promoted_at: datetime | None = None
+        self._promoted = False
         self._paused_since: datetime | None = None
         self._seen = 0
 
@@ -132,31 +131,21 @@ class Demo:
 
     def _act(self, now: datetime) -> None:
         """Do what the script says for this hour, and wait for the controller where it has something to decide."""
-        if now.hour % (4 if self._in_canary else 24) == 0:
+        delicate = self._in_canary or (self.hotfix_since is not None and not self._hotfix_done)
+        if now.hour % (4 if delicate else 24) == 0:
             # A quiet controller may be a day behind, while nobody would see the difference.
-            status = self.settle(now - timedelta(days=0 if self._in_canary else 1))
+            status = self.settle(now - timedelta(days=0 if delicate else 1))
             self._look(status if status.summary.work == "idle" else self.settle(now))
 
     def _look(self, status: LoopStatus) -> None:
         """See where the loop stands, and play the people who would react."""
         summary = status.summary
         idle = summary.work == "idle" and summary.paused is None
-        if (
-            self.hotfix_since is None
-            and idle
-            and (self._promoted_for(HOTFIX_AFTER, status.now) or status.now >= HOTFIX_BY)
-        ):
+        if self.hotfix_since is None and idle and (self._promoted or status.now >= HOTFIX_BY):
             self._ship_hotfix(status.now)
         self._in_canary = summary.work in {"canary", "promoting", "rolling_back"}
         if self.hotfix_since is not None and not self._hotfix_done:
-            if summary.work == "canary" and not self.minutes_for_hours.on:
-                self.minutes_for_hours.on = True
-                self.tell.line(status.now, "a producer begins to send minutes where the hotfix was built on hours")
-            elif self.minutes_for_hours.on and summary.work == "idle":
-                self.minutes_for_hours.on = False
-                self._hotfix_done = True
-                self._patiently(lambda: self.kilter.loops.apply(FILE.read_text(), FILE.name, by="demo"))
-                self.tell.line(status.now, "the declaration from before the hotfix is applied again")
+            self._follow_hotfix(status, idle=idle)
         if summary.paused is None:
             self._paused_since = None
         elif self._paused_since is None:
@@ -166,26 +155,34 @@ class Demo:
             self.tell.line(status.now, "the owner has looked, and lets the loop go on")
         self._narrate()
 
-    def _promoted_for(self, time: timedelta, now: datetime) -> bool:
-        return self._promoted_at is not None and now - self._promoted_at >= time
+    def _follow_hotfix(self, status: LoopStatus, *, idle: bool) -> None:
+        """Break the producer while the hotfix is in its canary, and put everything right when it was taken back."""
+        if status.summary.work == "canary" and not self.minutes_for_hours.on:
+            self.minutes_for_hours.on = True
+            self.tell.line(status.now, "a producer begins to send minutes where the hotfix was built on hours")
+        elif self.minutes_for_hours.on and idle:
+            self.minutes_for_hours.on = False
+            self._hotfix_done = True
+            self._patiently(lambda: self.kilter.loops.apply(FILE.read_text(), FILE.name, by="demo"))
+            self.tell.line(status.now, "the declaration from before the hotfix is applied again")
+        elif idle and self.hotfix_since is not None and status.now - self.hotfix_since >= timedelta(days=1):
+            self.hotfix_since = status.now
+            self._patiently(lambda: self.kilter.loops.retrain(LOOP, by="somebody in a hurry"))
+            self.tell.line(status.now, "the gates refused the hotfix; it is tried again")
 
     def _narrate(self) -> None:
         for event in self.kilter.loops.timeline(LOOP, after=self._seen, limit=500):
             self._seen = event.seq
-            if event.kind == "Promote" and event.data.get("previous") is not None and self._promoted_at is None:
-                self._promoted_at = event.at
+            self._promoted = self._promoted or (event.kind == "Promote" and event.data.get("previous") is not None)
             self.tell.event(event)
 
     # ------------------------------------------------------------ two bad days
 
     def _ship_hotfix(self, now: datetime) -> None:
         """Apply a change that a reviewer in a hurry might let through."""
-        text = FILE.read_text()
-        hotfix = (
-            text.replace('delay_3h=mean("dep_delay", "3h")', 'delay_3h=mean("dep_delay_h", "3h")')
-            .replace("beats_champion(log_loss, confidence", "beats_champion(log_loss, margin=0.02, confidence")
-            .replace('release=[Shadow(bake="14d"), Canary(', "release=[Canary(")
-        )
+        text = FILE.read_text().replace('delay_3h=mean("dep_delay", "3h")', 'delay_3h=mean("dep_delay_h", "3h")')
+        text = re.sub(r"gates=\[.*?\n    \]", "gates=[beats_champion(log_loss, margin=0.02)]", text, flags=re.DOTALL)
+        hotfix = text.replace('release=[Shadow(bake="14d"), Canary(', "release=[Canary(")
         planned = self._patiently(lambda: self.kilter.loops.apply(hotfix, FILE.name, by="somebody in a hurry"))
         self.hotfix_since = now
         self.tell.line(now, f"a hotfix is applied: {len(planned.changes)} changes, no shadow")
