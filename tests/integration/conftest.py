@@ -172,7 +172,9 @@ loop = Loop(
 '''
 
 
-def visits(end: datetime, days: int = 40, per_day: int = 40, *, buyers: bool = True, slope: float = 6.0) -> pl.DataFrame:
+def visits(
+    end: datetime, days: int = 40, per_day: int = 40, *, buyers: bool = True, slope: float = 6.0
+) -> pl.DataFrame:
     """Return visits of the days before a moment: the dearer, the fewer buy, and what they did is known an hour later.
 
     Args:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import msgspec
 import polars as pl
 
-from kilter.loop.building import encode, fit
-from kilter.loop.spec import load_source
+from kilter.loop.building import fit
 from kilter.loop.sources import declaration
 
 WINDOWS = 'data=(Window(train="30d", holdout="7d"), Window(train="10d", holdout="7d"), Window(train="10d", holdout="7d", mode="expand")),'

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from examples.flights.airline import rows
+
 from kilter.cli.main import main
 from kilter.core.digests import digest_json
 from kilter.core.errors import NotFound

@@ -390,8 +390,10 @@ class DataService:
     def _adopt(self, entry: Entry) -> Entry:
         """Move the cursor over positions that a flush wrote to the files before it crashed."""
         version = self._files.version(entry.name)
-        if version is None or version == entry.version:
+        if version == entry.version or (version is None and not entry.parts):
             return entry
+        if version is None or (entry.version is not None and version < entry.version):
+            raise self._lost(entry)
         found = self._files.scan(entry.name, version).select(pl.col("_position").max(), pl.len()).collect()
         held = found["_position"].item()
         if held is None or held <= entry.flushed:
@@ -400,6 +402,13 @@ class DataService:
         at = moment_of(tail[-1].at) if tail else self._clock.now()
         added = found["len"].item() - entry.parts
         return self._catalog.flushed(entry, held, version=version, parts=added, at=at, requests=tail)
+
+    def _lost(self, entry: Entry) -> Damaged:
+        return Damaged(
+            f"version {entry.version} of the files of table {entry.name!r} is missing, and {entry.parts:,} parts of rows rest on it",
+            where=f"{self._files.url}/{entry.name}",
+            fix="restore the folder from a backup that is as new as the database; nothing was changed",
+        )
 
     def _trim(self, table: str) -> None:
         """Forget batches that the files hold, once the merged rows (if any) have taken them in."""
@@ -468,9 +477,11 @@ class DataService:
         wanted = (pl.col("_position") > merged.position) & (pl.col("_position") <= last)
         if known_by is not None:
             wanted &= pl.col("_at") <= pl.lit(known_by).cast(TYPES["time"])
-        parts = (
-            self._files.scan(entry.name, entry.version).filter(wanted).collect().sort("_position", maintain_order=True)
-        )
+        try:
+            scanned = self._files.scan(entry.name, entry.version)
+        except NotFound as error:
+            raise self._lost(entry) from error
+        parts = scanned.filter(wanted).collect().sort("_position", maintain_order=True)
         arrived, held = parts.select(pl.col("_at").dt.epoch("us").max(), pl.col("_position").max()).row(0)
         if known_by is None:
             merged.apply_parts(parts, entry.kinds, position=last, at=merged.at if arrived is None else arrived)

@@ -6,8 +6,10 @@ and findings. Nothing here touches a store.
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
+import traceback
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -17,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from kilter.core.durations import parse_duration
-from kilter.core.errors import DeclarationError, InsufficientData
+from kilter.core.errors import DeclarationError, InsufficientData, KilterError
 from kilter.core.evidence import Finding, Verdict
 from kilter.data.dataset import Dataset, dataset
 from kilter.data.declare import Columns, Table, Window
@@ -106,6 +108,7 @@ def prepare(loop: AnyLoop, rows: pl.DataFrame, since: datetime | None = None) ->
     """
     table = table_of(loop)
     asked = rows if since is None else rows.filter(pl.col(table.time) >= since)
+    asked = asked if asked.height else rows  # whoever refuses an empty window can then say where the rows are
     for view in views_of(loop):
         asked = offline(view, rows, asked, time=table.time)
     return asked
@@ -140,7 +143,7 @@ def fit(loop: AnyLoop, prepared: pl.DataFrame, at: datetime, *, holdout: bool = 
 
     Raises:
         InsufficientData: When a window is empty, or has one class only.
-        Exception: Whatever the user's ``train`` raises.
+        DeclarationError: When the user's ``train`` raises anything, or returns what predicts nothing.
     """
     table = table_of(loop)
     cuts = [cut(prepared, table, loop.label, window, at) for window in loop.windows]
@@ -191,9 +194,7 @@ def encode(loop: AnyLoop, rows: pl.DataFrame, encoding: Encoding | None = None) 
         encoding: The encoding of a model that was trained before; None fits one.
     """
     table = table_of(loop)
-    return dataset(
-        rows, inputs_of(loop), LABEL, key=table.key, time=table.time, encoding=encoding, seed=loop.seed
-    )
+    return dataset(rows, inputs_of(loop), LABEL, key=table.key, time=table.time, encoding=encoding, seed=loop.seed)
 
 
 def _trained(loop: AnyLoop, training: Dataset) -> object:
@@ -201,10 +202,22 @@ def _trained(loop: AnyLoop, training: Dataset) -> object:
     random.seed(loop.seed)
     np.random.seed(loop.seed)  # noqa: NPY002 - the legacy generator is what most libraries still draw from
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    model = loop.fit(training)
+    try:
+        model = loop.fit(training)
+    except KilterError:
+        raise
+    except Exception as error:
+        raise DeclarationError(f"train failed: {type(error).__name__}: {error}", where=_raised(loop, error)) from error
     if model is None:
         raise DeclarationError("train returned None", where="train", fix="return the fitted model")
     return model
+
+
+def _raised(loop: AnyLoop, error: BaseException) -> str:
+    """Return the last line of the user's own file on the way to an error."""
+    file = inspect.getsourcefile(inspect.unwrap(loop.train)) or ""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{file}:{lines[-1]}" if lines else "train"
 
 
 def profile(fitted: Fitted, runtime: Predicts) -> ReferenceProfile:

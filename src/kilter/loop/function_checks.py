@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import get_type_hints
 
+from kilter.core.words import did_you_mean
 from kilter.loop.faults import Faults, shown
 
 
@@ -31,6 +32,10 @@ def check_function(faults: Faults, field: str, given: object) -> bool:
             fix="write a function here that calls it",
         )
     else:
+        for unknown, known in faults.declared.source.unknown(name).items():
+            faults.wrong(
+                field, f"{name}() uses {unknown!r}, which nothing in {file} defines", fix=did_you_mean(unknown, known)
+            )
         return True
     return False
 

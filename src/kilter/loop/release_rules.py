@@ -384,5 +384,5 @@ def pause_itself(turn: Turn, reason: str) -> None:
     turn.change(paused=reason, requested="")
     turn.notify(
         f"{turn.state.policy.loop} has paused itself",
-        f"{reason[:1].upper()}{reason[1:]}. What serves keeps serving; nothing is trained until the loop is resumed.",
+        f"{reason[:1].upper()}{reason[1:].rstrip('.')}. What serves keeps serving; nothing is trained until the loop is resumed.",
     )

@@ -10,11 +10,12 @@ import polars as pl
 import sqlalchemy as sa
 
 from kilter.core.clock import Clock
-from kilter.core.errors import Conflict, InvalidInput, NotFound
+from kilter.core.errors import Conflict, DeclarationError, InvalidInput, NotFound
 from kilter.data.batch import TYPES
 from kilter.data.service import DataService
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
+from kilter.features.leakage import refuse_leaky_views
 from kilter.features.service import FeatureService
 from kilter.features.spec import spec_of as view_spec
 from kilter.journal.records import Event, Verification
@@ -223,7 +224,17 @@ class LoopService:
 
     def _checked(self, source: str, filename: str, name: str | None) -> Declared:
         declared = load_source(source, filename, name)
-        require(declared, self._schemas())
+        schemas = self._schemas()
+        require(declared, schemas)
+        # Whether a view knows the truth too early only rows can tell; most views don't touch the label, and need none.
+        late = {*declared.loop.label.expression().meta.root_names(), declared.loop.label.known_at}
+        for view in views_of(declared.loop):
+            if view.table.name in schemas and any(one.column in late for _, one in view.aggregates):
+                try:
+                    refuse_leaky_views([view], declared.loop.label, self._data.frame(view.table.name))
+                except DeclarationError as error:
+                    error.where = f"{declared.filename}: {error.where}"
+                    raise
         return declared
 
     def _schemas(self) -> dict[str, dict[str, pl.DataType]]:

@@ -46,6 +46,30 @@ class Source:
         Args:
             names: Functions, classes or constants of the file.
         """
+        lines: list[str] = []
+        seen: set[ast.AST] = set()
+        for name in sorted(self._used(*names)):  # by name, so that moving a function within the file changes nothing
+            for node in self._definitions[name]:
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    lines.append(_import_of(node, name))
+                elif node not in seen:
+                    seen.add(node)
+                    lines.append(_normal(node))
+        return "\n".join(lines)
+
+    def unknown(self, name: str) -> dict[str, tuple[str, ...]]:
+        """Return what the closure of ``name`` reads and nothing binds, each with the names that it could have meant."""
+        if "*" in self._definitions:
+            return {}  # whatever ``from module import *`` may bind
+        known = {*self._definitions, *dir(builtins), "__file__"}
+        found: dict[str, tuple[str, ...]] = {}
+        for definition in sorted(self._used(name)):
+            for node in self._definitions[definition]:
+                found |= {used: tuple(sorted(known | _bound_in(node))) for used in _free(node) - known}
+        return found
+
+    def _used(self, *names: str) -> set[str]:
+        """Return top-level names, and everything at the top level that they use."""
         wanted: set[str] = set()
         todo = [name for name in names if name in self._definitions]
         while todo:
@@ -55,21 +79,7 @@ class Source:
             wanted.add(name)
             for node in self._definitions[name]:
                 todo.extend(used for used in _names(node) if used in self._definitions and used not in wanted)
-        lines: list[str] = []
-        seen: set[ast.AST] = set()
-        for name in sorted(wanted):  # by name, so that moving a function within the file changes nothing
-            for node in self._definitions[name]:
-                if isinstance(node, ast.Import | ast.ImportFrom):
-                    lines.append(_import_of(node, name))
-                elif node not in seen:
-                    seen.add(node)
-                    lines.append(_normal(node))
-        return "\n".join(lines)
-
-    def unknown(self, name: str) -> tuple[str, ...]:
-        """Return the names that the closure of ``name`` reads and nothing in the file or in Python binds."""
-        known = set(self._definitions) | set(dir(builtins))
-        return tuple(sorted(used for node in self._definitions.get(name, ()) for used in _free(node) - known))
+        return wanted
 
     def lines(self, loop: str) -> dict[str, int]:
         """Return the line of each field of the call ``Loop(name=<loop>, ...)``, and of the call itself under ``""``."""
@@ -139,20 +149,28 @@ def _names(node: ast.AST) -> set[str]:
 
 def _free(node: ast.AST) -> set[str]:
     """Return the names that a statement reads and doesn't bind anywhere in itself."""
+    read = {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)}
+    return read - _bound_in(node)
+
+
+def _bound_in(node: ast.AST) -> set[str]:
+    """Return the names that a statement binds anywhere in itself."""
     bound: set[str] = set()
-    read: set[str] = set()
     for part in ast.walk(node):
         if isinstance(part, ast.Name):
-            (read if isinstance(part.ctx, ast.Load) else bound).add(part.id)
+            if not isinstance(part.ctx, ast.Load):
+                bound.add(part.id)
         elif isinstance(part, ast.arg):
             bound.add(part.arg)
         elif isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             bound.add(part.name)
         elif isinstance(part, ast.alias):
             bound.add(part.asname or part.name.partition(".")[0])
-        elif isinstance(part, ast.ExceptHandler) and part.name:
+        elif isinstance(part, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and part.name:
             bound.add(part.name)
-    return read - bound
+        elif isinstance(part, ast.MatchMapping) and part.rest:
+            bound.add(part.rest)
+    return bound
 
 
 class _WithoutDocstrings(ast.NodeTransformer):

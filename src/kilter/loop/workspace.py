@@ -295,7 +295,8 @@ class Workspace:
         self._closers.append(log.close)
         service = DataService(self.database, self.tables, log, self.clock)
         # features are built from this very service, so they are looked up when the first batch comes
-        service.on_append.append(lambda batch: self.features.observe(batch))  # noqa: PLW0108
+        # The features rest on the data in their turn: they are opened when the first rows come.
+        service.on_append.append(lambda batch: self.features.observe(batch))  # noqa: PLW0108  # noqa: PLW0108
         return service
 
     @cached_property

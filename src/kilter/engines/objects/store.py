@@ -16,6 +16,7 @@ from kilter.core.digests import digest, short
 from kilter.core.errors import Damaged, InvalidInput, NotFound, Unavailable
 from kilter.engines.location import Folder, locate, s3_store
 
+_COMPARED = 64 << 10
 _DIGEST = re.compile(r"^[0-9a-f]{64}$")
 _Engine: TypeAlias = LocalStore | S3Store
 
@@ -59,13 +60,15 @@ class ObjectStore:
     def put(self, data: bytes | bytearray | memoryview) -> str:
         """Keep bytes and return their digest; keeping the same bytes again costs one look-up.
 
+        Small ones that are there already are read and compared, which costs no more and heals damage.
+
         Raises:
             Unavailable: When the store is full, read-only or unreachable; nothing is half-written.
         """
         name = digest(data)
         path = _path(name)
         try:
-            if self._size(path) != len(data):
+            if not self._has_same(path, data):
                 obstore.put(self._engine, path, bytes(data))
                 self._sync(path)
         except (BaseError, OSError) as error:
@@ -91,7 +94,7 @@ class ObjectStore:
             raise Damaged(
                 f"object {short(name)} holds other bytes than its digest says",
                 where=f"{self.url}/{path}",
-                fix="put the same content again: a put replaces damaged bytes of another size; or delete the object",
+                fix="delete the object, and put the same content again; a small one is replaced by the put alone",
             )
         return data
 
@@ -121,6 +124,14 @@ class ObjectStore:
                         yield name
         except (BaseError, OSError) as error:
             raise _unavailable(error, self.url) from error
+
+    def _has_same(self, path: str, data: bytes | bytearray | memoryview) -> bool:
+        if len(data) > _COMPARED:
+            return self._size(path) == len(data)
+        try:
+            return bytes(obstore.get(self._engine, path).bytes()) == bytes(data)
+        except FileNotFoundError:
+            return False
 
     def _size(self, path: str) -> int | None:
         try:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
-from kilter.core.errors import Damaged, KilterError, Unavailable
+from kilter.core.errors import Damaged, InvalidInput, KilterError, Unavailable
 
 _WHOLE = "what was committed before is whole"
 
@@ -25,7 +25,9 @@ def translated(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (IntegrityError, ProgrammingError):
+    except (IntegrityError, ProgrammingError) as error:
+        if "invalid connection option" in str(error.orig):
+            raise InvalidInput(str(error.orig).strip(), where=where, allowed="the options of libpq") from error
         raise
     except DBAPIError as error:
         meaning = _sqlite(error.orig, where) if isinstance(error.orig, sqlite3.Error) else _postgresql(error, where)
