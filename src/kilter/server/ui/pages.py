@@ -136,7 +136,19 @@ class Pages:
             digests=self._digests(reading),
             acts=acts,
             name=name,
+            histogram=self._most_moved(reading),
         )
+
+    def _most_moved(self, reading: Reading) -> str:
+        """Return the distribution that a page begins with: the feature that is furthest away on the latest day."""
+        heat = boards.heat(reading)
+        if not heat.days:
+            return ""
+        last = [(row[-1] or 0.0, name) for name, row in zip(heat.features, heat.values, strict=True)]
+        try:
+            return self.histogram(reading.status.name, max(last)[1], heat.days[-1].isoformat())
+        except NotFound:  # the latest day may lack the one or other feature
+            return ""
 
     def loop_data(self, name: str) -> object:
         """Return everything on a loop's page as data."""

@@ -6,6 +6,7 @@ import math
 
 from kilter.loop.records import Work
 from kilter.loop.spec import ColumnsSpec, ViewSpec
+from kilter.server.ui import words
 from kilter.server.ui.reading import Reading
 from kilter.server.ui.records import Gauge, Picture, Station, StationKey, Status, Token, Tone
 
@@ -26,7 +27,7 @@ def picture(reading: Reading) -> Picture:
     busy = _PLACE.get(found.work)
     return Picture(
         headline=headline(reading),
-        waiting=_waits(found.waiting),
+        waiting=words.waits(found.waiting),
         stations=tuple(_stations(reading, busy)),
         busy=busy,
         share=found.share,
@@ -36,14 +37,6 @@ def picture(reading: Reading) -> Picture:
         paused=found.paused is not None,
         gauges=tuple(_gauges(reading)),
     )
-
-
-def _waits(waiting: str) -> str:
-    """Return what a loop waits for as a sentence of its own."""
-    if waiting.startswith("paused"):
-        return "Nothing is trained until it is resumed."
-    text = waiting if " waits for " in waiting else f"waits for {waiting}"
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def elapsed(reading: Reading) -> float | None:
@@ -186,7 +179,7 @@ def status(reading: Reading) -> Status:
         can_roll_back = f"v{state.champion}, back to v{state.previous}"
     return Status(
         headline=headline(reading),
-        waiting=_waits(found.waiting),
+        waiting=words.waits(found.waiting),
         tone=tone,
         paused=found.paused,
         since=found.since,

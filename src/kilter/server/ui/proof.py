@@ -89,10 +89,13 @@ def _steps(
     """Return the way of a release: gates, shadow, each share, all traffic."""
     names: list[tuple[str, str]] = [("gates", "gates")]
     shares: list[int] = []
+    kinds = {declared.kind for declared in reading.spec.release}
+    reached = {mark for number, mark, _ in reading.marks if number == version}
+    # It may have been released under an earlier declaration, one that had a shadow.
+    if "shadow" in reached or ("Shadow" in kinds and not reached & {"canary", "champion"}):
+        names.append(("shadow", "shadow"))
     for declared in reading.spec.release:
-        if declared.kind == "Shadow":
-            names.append(("shadow", "shadow"))
-        else:
+        if declared.kind == "Canary":
             steps = declared.values.get("steps")
             shares = [int(share) for share in steps if isinstance(share, int)] if isinstance(steps, list) else []
             names += [(f"canary{place}", f"{share} %") for place, share in enumerate(shares)]

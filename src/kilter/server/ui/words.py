@@ -116,6 +116,14 @@ def bound_of(finding: Finding) -> float | None:
     return float(text[:-1]) / 100 if text.endswith("%") else float(text)
 
 
+def waits(waiting: str) -> str:
+    """Return what a loop waits for as a sentence of its own."""
+    if waiting.startswith("paused"):
+        return "Nothing is trained until it is resumed."
+    text = waiting if " waits for " in waiting else f"waits for {waiting}"
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 _VERDICTS = {"pass": "passed", "fail": "failed", "inconclusive": "open"}
 
 
@@ -141,5 +149,6 @@ FILTERS: dict[str, Callable[..., object]] = {
     "json": as_json,
     "band": band,
     "verdict": verdict,
+    "waits": waits,
     "stage": stage,
 }

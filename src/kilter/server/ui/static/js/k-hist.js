@@ -17,7 +17,7 @@ class Hist extends Drawn {
     const { bars } = this.data;
     const height = Number(this.getAttribute("height") ?? 200);
     const [left, right, top] = [38, 4, 6];
-    const bottom = bars.length > 8 || bars.some((/** @type {any} */ bar) => bar[0].length > 6) ? 52 : 24;
+    const bottom = bars.length > 8 || bars.some((/** @type {any} */ bar) => brief(bar[0]).length > 6) ? 52 : 24;
     const width = this.width;
     const most = Math.max(0.02, ...bars.flatMap((/** @type {any} */ bar) => bar.slice(1)));
     const step = (width - left - right) / bars.length;
@@ -35,7 +35,7 @@ class Hist extends Drawn {
       picture.append(svg("line", { class: "week", x1: x + step * 0.1, x2: x + step * 0.9, y1: y(week), y2: y(week) }));
       if (place % every === 0) {
         const [cx, cy] = [x + step / 2, height - bottom + 14];
-        const shown = label.length > 11 ? `${label.slice(0, 10)}…` : label;
+        const shown = brief(label);
         picture.append(bottom > 30 ? svg("text", { x: cx + 3, y: cy - 2, "text-anchor": "end", transform: `rotate(-42 ${cx} ${cy - 4})` }, shown) : svg("text", { x: cx, y: cy, "text-anchor": "middle" }, shown));
       }
       const over = svg("rect", { class: "over", x, y: top, width: step, height: y(0) - top });
@@ -46,6 +46,14 @@ class Hist extends Drawn {
     const key = html("div", { class: "key" }, html("span", {}, html("i", { class: "r" }), "reference"), html("span", {}, html("i", { class: "d" }), "day"), html("span", {}, html("i", { class: "w" }), "its 7 days"));
     this.stage.replaceChildren(key, picture);
   }
+}
+
+/** A bin in few letters: `(0.12, 0.25]` ends at 0.25. @param {string} label */
+function brief(label) {
+  const found = /^(?:\(\S+ (\S+)\]|<= (\S+)|> (\S+))$/.exec(label);
+  const [, inner, first, last] = found ?? [];
+  const text = found ? `${last ? ">" : "≤"} ${num(Number(inner ?? first ?? last), 3)}` : label;
+  return text.length > 11 ? `${text.slice(0, 10)}…` : text;
 }
 
 const percent = (/** @type {number} */ value) => `${(100 * value).toFixed(1)} %`;

@@ -56,7 +56,7 @@ class Lines extends Drawn {
 
     const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, "aria-label": `${chart.title}. ${lines.map((line) => `${line.name}: ${this.#say(line.points[line.points.length - 1][1])}`).join(", ")}` });
     picture.append(svg("clipPath", { id: "plot" }, svg("rect", { x: left, y: top - 1, width: width - left - right, height: height - top - bottom + 2 })));
-    const steps = chart.log ? this.#powers(y0, y1) : ticks(y0, y1, Math.max(2, (height - top - bottom) / 34));
+    const steps = chart.log ? this.#powers(y0, y1) : ticks(y0, y1, Math.max(2, (height - top - bottom) / 28));
     for (const step of steps) {
       picture.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: y(step), y2: y(step) }));
       picture.append(svg("text", { x: left - 7, y: y(step) + 4, "text-anchor": "end" }, this.#say(step, steps)));
