@@ -32,6 +32,7 @@ from examples.flights.demo import LOOP, START, Demo, Say
 from examples.flights.flight_delay import flights, is_late, origin
 from examples.flights.replay import Traffic
 from examples.flights.stage import Stage
+
 from kilter import Label
 from kilter.journal.records import Event
 from kilter.loop.decide import decide
