@@ -209,6 +209,18 @@ class MetadataContract:
             act()
         assert self._count(database) == 1
 
+    def test_an_heir_takes_the_lease_of_the_dead_and_of_nobody_else(self, database: Database) -> None:
+        """Who knows that a holder is dead need not wait; the dead one's epoch is over."""
+        now = [100.0]
+        first, second = Lease(database, lambda: now[0]), Lease(database, lambda: now[0])
+        epoch = first.acquire("work", "house/one", 10)
+        assert second.acquire("work", "other/two", 10, heir_of="other/") is None
+        taken = second.acquire("work", "house/two", 10, heir_of="house/")
+        assert epoch is not None
+        assert taken is not None
+        assert taken > epoch
+        assert not first.renew()
+
     def test_a_clock_that_began_anew_frees_the_lease(self, database: Database) -> None:
         """After a restart of the machine the old holder's time lies far ahead, and does not count."""
         now = [1_000_000.0]
