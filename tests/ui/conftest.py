@@ -428,9 +428,12 @@ def serve(folder: Path, port: int = 0) -> tuple[subprocess.Popen[bytes], str]:
     raise AssertionError((folder / "server.log").read_text())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    """A real Chromium, or a skip."""
+    """A real Chromium, or a skip.
+
+    It keeps an event loop in this thread, so it must be gone before another module's tests run theirs.
+    """
     if not CHROMIUM.exists():
         pytest.skip(f"there is no browser at {CHROMIUM}")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

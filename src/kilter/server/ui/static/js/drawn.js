@@ -162,7 +162,7 @@ export function ticks(low, high, most) {
   const step = [1, 2, 2.5, 5, 10].map((one) => one * size).find((one) => one >= raw) ?? raw;
   const found = [];
   for (let at = Math.ceil(low / step) * step; at <= high + step * 1e-9; at += step) found.push(Number(at.toPrecision(12)));
-  return found;
+  return found.length < 2 && most < 12 ? ticks(low, high, most * 1.6) : found; // one number alone is no scale
 }
 
 /**
