@@ -38,7 +38,7 @@ from kilter.monitoring.reference import reference_profile
 
 Floats = NDArray[np.float64]
 
-_TIMED_CALLS = 300
+_TIMED_CALLS = 1000
 
 
 class Predicts(Protocol):

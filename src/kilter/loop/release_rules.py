@@ -172,7 +172,7 @@ def shadow_judged(turn: Turn, event: ShadowJudged) -> None:
     if event.verdict == "pass":
         first_canary_step(turn, release, event.version)
     elif event.verdict == "fail":
-        withdraw_shadow(turn, release, "rejected", f"shadow: {event.finding.sentence()}")
+        withdraw_shadow(turn, release, "rejected", event.finding.sentence())
         count_rejection(turn)
     else:
         look_again(turn, release, event.finding.sentence())
@@ -183,7 +183,7 @@ def look_again(turn: Turn, release: Release, reason: str) -> None:
     since = turn.now if release.since is None else release.since
     end = later(since, release.policy.shadow_limit)
     if turn.now >= end:
-        withdraw_shadow(turn, release, "inconclusive", f"shadow: still open at its limit: {reason}")
+        withdraw_shadow(turn, release, "inconclusive", f"still open at its limit: {reason}")
         count_rejection(turn)
     else:
         pause = max((release.policy.shadow_bake or 0.0) / 4, SHORTEST_LOOK)
@@ -210,7 +210,7 @@ def canary_judged(turn: Turn, event: CanaryJudged) -> None:
     if release is None or release.version != event.version or release.work not in {"canary", "promoting"}:
         return
     if event.verdict == "fail" and turn.state.champion is not None:
-        reason = f"canary: {event.finding.sentence()}"
+        reason = event.finding.sentence()
         roll_back(turn, release, "rolled_back", reason)
         turn.notify(f"v{event.version} of {turn.state.policy.loop} was rolled back", reason)
         count_rejection(turn)
