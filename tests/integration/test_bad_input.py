@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sqlite3
 import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kilter.cli.main import main
@@ -16,6 +19,10 @@ from kilter.core.errors import Damaged
 from kilter.engines.streams.log import Log
 from kilter.loop import sources
 from kilter.loop.workspace import Workspace
+from kilter.serving.http import Limits
+from kilter.serving.recording import PredictionLog
+from kilter.serving.records import TrafficPlan
+from kilter.testing.front import RunningFront
 
 
 @pytest.fixture
@@ -120,6 +127,37 @@ def test_what_is_no_file_or_no_loop(store, tmp_path, capsys):
         )
         assert (code, said["type"]) == (2, "kilter:invalid-input"), said
         assert name in said["where"]
+    assert content(store) == before
+
+
+# ---------------------------------------------------------------- rows
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "where"),
+    [
+        ('{"visit": "x", "at": "2013-03-01T00:00:00Z", "price": NaN}', "", ""),
+        (
+            '{"visit": "x", "at": "2013-03-01T00:00:00Z", "price": "dear"}',
+            "a column of kind float",
+            "rows.jsonl: visits.rows[0].price",
+        ),
+        ('{"visit": "x", "at": "yesterday", "price": 1}', "yesterday", "visits.rows[1].at"),
+        ('{"visit": "x", "at": "2013-03-01T00:00:00", "price": 1}', "2013-03-01T00:00:00", "visits.rows[1].at"),
+        ('{"at": "2013-03-01T00:00:00Z", "price": 1}', "no 'visit'", "visits.rows[1].visit"),
+        ('{"visit": "x", "at": null}', "null 'at'", "visits.rows[1].at"),
+        ('{"visit": ["x"], "at": 0}', "", ""),
+        ("visit,at", "", ""),
+    ],
+)
+def test_rows_that_cannot_be_taken_are_named_and_none_is_taken(line, words, where, store, tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"visit": "good", "at": "2013-03-01T00:00:00Z", "price": 0.5}\n' + line + "\n")
+    before = content(store)
+    code, said = told(capsys, "data", "append", "visits", str(file), "--store", str(store))
+    assert (code, said["type"]) == (2, "kilter:invalid-input"), said
+    assert words in said["detail"], said
+    assert where in said["where"], said
     assert content(store) == before
 
 
@@ -374,3 +412,88 @@ def test_a_store_that_is_none(target, kind, message, tmp_path, capsys):
     assert (code, said["type"]) == (2 if kind == "kilter:invalid-input" else 1, kind), said
     assert message in said["detail"] + str(said["where"]), said
     assert "secret" not in json.dumps(said)
+
+
+# ---------------------------------------------------------------- fronts
+
+
+def test_a_front_that_will_not_come_back_is_named_and_can_be_forgotten(house, tmp_path, shop, visited, capsys):
+    one = house(tmp_path / "store")
+    kilter = one.workspace
+    kilter.loops.apply(shop, "shop.py", by="test")
+    kilter.data.ingest("visits", visited(one.clock.now()))
+    kilter.endpoints.report("shop", "old", 0, 0)  # as one that was there before its machine was taken away
+    one.work()
+    one.serve()
+    one.until(lambda: any(found.front == "main" and found.applied == 1 for found in kilter.endpoints.status("shop")))
+    status = kilter.loops.status("shop")
+    assert not status.summary.confirmed
+    assert "endpoint" in status.summary.waiting
+    assert main(one.arguments("endpoints", "status", "shop")) == 0
+    assert "old" in capsys.readouterr().out
+    assert told(capsys, *one.arguments("endpoints", "forget", "old")) == (0, {"front": "old", "endpoints": 1})
+    one.settle("shop", lambda status: status.summary.champion == 1 and status.summary.confirmed)
+    assert main(one.arguments("endpoints", "list")) == 0
+    assert "shop" in capsys.readouterr().out
+
+
+def test_a_torn_prediction_log_goes_on_and_a_broken_one_is_left_alone(tmp_path):
+    row = {"id": "a", "at": "2013-03-01T10:00:00Z", "x": 1.0}
+    with RunningFront(tmp_path) as front:
+        front.plan(TrafficPlan(loop="solo", champion=None, fallback=0.5))
+        front.start()
+        first, second = (front.predict("solo", [row]).json()["predictions"][0] for _ in "12")
+        front.stop(signal.SIGKILL)
+        log = tmp_path / "log" / "main" / "00000000.log"
+        whole = log.read_bytes()
+        log.write_bytes(whole + whole[: len(whole) // 4])  # a record that was being written
+        front.start()
+        third = front.predict("solo", [row]).json()["predictions"][0]
+        for one in (first, second, third):
+            assert front.endpoints.prediction(one["id"]).value == one["value"]
+        assert third["id"] not in {first["id"], second["id"]}
+        front.stop()
+        broken = bytearray(log.read_bytes())
+        broken[30] ^= 1
+        log.write_bytes(broken)
+        command = [sys.executable, "-m", "kilter.serving.front", msgspec.json.encode(front.config).decode()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1
+        assert "is broken" in done.stderr
+        assert str(log) in done.stderr
+        assert log.read_bytes() == bytes(broken)
+
+
+def log_end(folder: Path) -> int:
+    log = PredictionLog.open(folder / "log")
+    try:
+        return log.end()
+    finally:
+        log.close()
+
+
+def test_what_a_front_refuses_is_not_recorded(tmp_path):
+    row = {"id": "a", "at": "2013-03-01T10:00:00Z", "x": 1.0}
+    with RunningFront(tmp_path, token="the-token-of-the-test", limits=Limits(body=2_000)) as front:
+        front.plan(TrafficPlan(loop="solo", champion=1, bundles={1: front.constant(0.5)}))
+        front.start()
+        right = {"authorization": "Bearer the-token-of-the-test", "content-type": "application/json"}
+
+        def ask(body: str, **headers: str) -> tuple[int, str]:
+            answer = front.client.post("/predict/solo", content=body, headers={**right, **headers})
+            return answer.status_code, answer.json().get("detail", "")
+
+        good = json.dumps({"rows": [row]})
+        assert ask(good)[0] == 200
+        end = log_end(tmp_path)
+        for body, headers, status, words in (
+            (good, {"authorization": "Bearer wrong"}, 401, "token"),
+            (json.dumps({"rows": [row] * 100}), {}, 413, "too large"),
+            (good.replace("1.0", "NaN"), {}, 400, "JSON"),
+            (good.replace("1.0", "1e999"), {}, 422, "form"),
+            (good.replace("1.0", '"one"'), {}, 422, "wrong type"),
+        ):
+            code, detail = ask(body, **headers)
+            assert code == status, (body[:80], code, detail)
+            assert words in detail
+        assert log_end(tmp_path) == end

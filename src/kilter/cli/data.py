@@ -107,7 +107,12 @@ def _append(options: argparse.Namespace) -> None:
             with progress(path.name, frame.height, quiet=options.json) as done:
                 for start in range(0, frame.height, _BATCH):
                     rows = _rows(frame.slice(start, _BATCH))
-                    found = kilter.data.append(options.table, rows, f"{name}/{start}")
+                    try:
+                        found = kilter.data.append(options.table, rows, f"{name}/{start}")
+                    except InvalidInput as error:
+                        before = f" (counted from row {start:,}; those before it were taken)" if start else ""
+                        error.where = f"{path}: {error.where}{before}"
+                        raise
                     taken += 0 if found.repeated else found.rows
                     position = max(position, found.position)
                     done(len(rows))

@@ -37,6 +37,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "data": ("data", "tables, their rows and versions"),
         "runs": ("runs", "experiments, runs and their metrics"),
         "models": ("models", "models, versions and lineage"),
+        "endpoints": ("endpoints", "what is served, by which fronts, and what was answered"),
         "journal": ("journal", "what happened: list, follow, verify"),
         "doctor": ("doctor", "look at the installation and the store"),
     },
