@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import queue
 import threading
 import time
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import numpy as np
 import polars as pl
 from examples.flights.airline import ARRIVED, DEPARTED
@@ -124,7 +124,7 @@ class Traffic:
         """Ask for predictions of one hour's flights; return them, or nothing when the request failed."""
         if not rows:
             return []
-        body = json.dumps({"rows": rows})
+        body = msgspec.json.encode({"rows": rows})
         deadline = time.monotonic() + self.patience
         began = time.perf_counter()
         while True:
@@ -154,13 +154,13 @@ class Traffic:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
         try:
             connection.request("GET", "/models")
-            found = json.loads(connection.getresponse().read())
+            found = msgspec.json.decode(connection.getresponse().read())
         finally:
             connection.close()
         mine = [endpoint for endpoint in found["endpoints"] if endpoint["loop"] == self.loop]
         return [version for endpoint in mine for version in endpoint.get("versions", [])]
 
-    def _send(self, body: str, key: str) -> tuple[dict | None, str]:
+    def _send(self, body: bytes, key: str) -> tuple[dict | None, str]:
         connection = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
@@ -176,7 +176,7 @@ class Traffic:
             return None, f"{type(error).__name__}: {error}"
         if response.status != http.client.OK:
             return None, f"HTTP {response.status}: {content[:300].decode(errors='replace')}"
-        return json.loads(content), ""
+        return msgspec.json.decode(content), ""
 
 
 def _micros(moment: datetime) -> int:

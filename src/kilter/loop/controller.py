@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
@@ -123,6 +124,8 @@ class Controller:
         self._ledger = workspace.loops.ledger
         self._compute = Compute(workers=1)
         self._drivers: dict[str, Driver] = {}
+        self._names: list[str] = []
+        self._look_again = 0.0
 
     def serve(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
@@ -176,7 +179,7 @@ class Controller:
     def step(self) -> bool:
         """Let every loop take a step; return whether any had something to do."""
         busy = False
-        for name in self._ledger.names():
+        for name in self._known():
             driver = self._drivers.get(name)
             if driver is None:
                 driver = self._drivers[name] = Driver(self._workspace, name, self._compute, self._lease)
@@ -188,6 +191,14 @@ class Controller:
                 log.exception("%s could not take a step", name)
                 del self._drivers[name]
         return busy
+
+
+    def _known(self) -> list[str]:
+        """Return the loops; a new one is noticed within half a second."""
+        if time.monotonic() >= self._look_again:
+            self._names = self._ledger.names()
+            self._look_again = time.monotonic() + 0.5
+        return self._names
 
 
 class Driver:
