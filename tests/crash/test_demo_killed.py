@@ -373,6 +373,13 @@ def test_the_hotfix_was_taken_back(story):
     assert kinds["Promote"] >= 1
 
 
+def test_the_monitors_never_go_back_to_a_day_before_an_alarm(story):
+    alarms = [event for event in story if event.kind in {"AlarmRaised", "AlarmCleared"}]
+    assert [event.at for event in alarms] == sorted(event.at for event in alarms)
+    days = Counter((event.data["monitor"], event.data["version"], event.at) for event in alarms)
+    assert set(days.values()) <= {1}
+
+
 def test_trainings_kept_their_budget(story):
     spent: Counter[str] = Counter()
     for event in story:

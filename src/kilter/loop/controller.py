@@ -285,8 +285,7 @@ class Driver:
             return False
         midnight = _midnight(now)
         if self._day is None:
-            # After a restart the last settled day is done again; what is written is keyed, so doing it twice is harmless.
-            self._day = midnight - DAY if row.settled_at is None else _midnight(row.settled_at) - DAY
+            self._day = self._resumed(row, midnight) - DAY
         canary = self._canary_due(state, now)
         if self._day >= midnight and not canary:
             return False
@@ -309,6 +308,18 @@ class Driver:
             return False
         pace = max(_LOOK_SECONDS, release.policy.canary_bake / _LOOKS_PER_BAKE)
         return self._looked is None or abs((now - self._looked).total_seconds()) >= pace
+
+    def _resumed(self, row: Row, midnight: datetime) -> datetime:
+        """Return the day with which the monitors go on after a restart.
+
+        It is the last one on which nothing was left to do, or that of a later alarm; what is written is keyed, so doing it again
+        is harmless. Doing again what lies before an alarm would take it back.
+        """
+        days = [midnight if row.settled_at is None else _midnight(row.settled_at)]
+        for kind in ("AlarmRaised", "AlarmCleared"):
+            newest = self._workspace.journal_log.events(limit=1, subject=self._name, kind=kind, newest=True)
+            days += [_midnight(event.at) for event in newest]
+        return max(days)
 
     def _evaluate(self, loop: AnyLoop, state: LoopState, day: datetime) -> None:
         if state.champion is None:
