@@ -326,6 +326,24 @@ def test_a_table_without_its_last_commit(store, visited, clock):
         assert workspace.data.describe("visits").position == version
 
 
+@pytest.mark.parametrize("kind", ["missing", "cut", "zeros"])
+def test_a_table_with_a_spoiled_file(kind, store, visited, clock, capfd):
+    (file,) = (store / "tables" / "visits").glob("*.parquet")
+    whole = file.read_bytes()
+    if kind == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(whole[: len(whole) // 2] + (bytes(len(whole) - len(whole) // 2) if kind == "zeros" else b""))
+    before = content(store)
+    with Workspace.open(store, clock) as workspace, pytest.raises(Damaged, match="one of the table's files is"):
+        workspace.data.frame("visits")
+    assert content(store) == before
+    file.write_bytes(whole)
+    with Workspace.open(store, clock) as workspace:
+        assert workspace.data.frame("visits").height == visited(clock.now()).height
+    capfd.readouterr()  # the reader of Parquet prints where it gave up
+
+
 def test_a_lost_or_spoiled_text_comes_back_when_it_is_applied_again(store, capsys, shop, tmp_path, clock):
     """What needs it says so, and the rest goes on."""
     with Workspace.open(store, clock) as workspace:

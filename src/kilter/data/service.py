@@ -25,7 +25,7 @@ from kilter.data.records import Appended, ColumnInfo, Flush, TableDescription, T
 from kilter.data.schema import Given, nearest, read_frame, read_rows
 from kilter.engines.sql.database import Database
 from kilter.engines.streams.log import Log
-from kilter.engines.tables.store import TableStore
+from kilter.engines.tables.store import TableStore, collecting
 from kilter.operations.table import operation
 
 _LOG = logging.getLogger(__name__)
@@ -394,7 +394,9 @@ class DataService:
             return entry
         if version is None or (entry.version is not None and version < entry.version):
             raise self._lost(entry)
-        found = self._files.scan(entry.name, version).select(pl.col("_position").max(), pl.len()).collect()
+        scanned = self._files.scan(entry.name, version).select(pl.col("_position").max(), pl.len())
+        with collecting(entry.name):
+            found = scanned.collect()
         held = found["_position"].item()
         if held is None or held <= entry.flushed:
             return entry
@@ -481,7 +483,8 @@ class DataService:
             scanned = self._files.scan(entry.name, entry.version)
         except NotFound as error:
             raise self._lost(entry) from error
-        parts = scanned.filter(wanted).collect().sort("_position", maintain_order=True)
+        with collecting(entry.name):
+            parts = scanned.filter(wanted).collect().sort("_position", maintain_order=True)
         arrived, held = parts.select(pl.col("_at").dt.epoch("us").max(), pl.col("_position").max()).row(0)
         if known_by is None:
             merged.apply_parts(parts, entry.kinds, position=last, at=merged.at if arrived is None else arrived)

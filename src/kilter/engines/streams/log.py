@@ -229,7 +229,8 @@ class Log:
             try:
                 if self._tail >= 0:
                     os.fdatasync(self._tail)
-                elif (newest := self._path(self._newest())).exists():  # older segments were brought there when they ended
+                # Older segments were brought there when they ended.
+                elif (newest := self._path(self._newest())).exists():
                     descriptor = os.open(newest, os.O_RDONLY)
                     try:
                         os.fdatasync(descriptor)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -214,6 +215,36 @@ class TableStore:
                 f"{name[:120]!r} is not a table name", where="tables", allowed="1 to 100 of a-z, 0-9, '_' and '-'"
             )
         return f"{self._root}/{name}"
+
+
+@contextmanager
+def collecting(name: str) -> Iterator[None]:
+    """Raise what goes wrong while scanned rows are read as Kilter's own errors.
+
+    Args:
+        name: The table, for messages.
+
+    Raises:
+        Damaged: When one of the table's files is missing or broken.
+        Unavailable: When they can't be reached.
+    """
+    where = f"table {name}"
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Damaged("one of the table's files is missing", where=where, fix=_RESTORE) from error
+    except pl.exceptions.PanicException as error:  # the reader of Parquet gives up on a file that ends too early
+        raise Damaged("one of the table's files is broken", where=where, fix=_RESTORE) from error
+    except (pl.exceptions.PolarsError, OSError) as error:
+        text = str(error).lower()
+        if any(word in text for word in _BROKEN):
+            said = str(error).split("\n", 1)[0]
+            raise Damaged(f"one of the table's files is broken: {said}", where=where, fix=_RESTORE) from error
+        raise _translated(error, where) from error
+
+
+_RESTORE = "restore the folder from a backup; nothing was changed"
+_BROKEN = ("parquet", "not found", "no such file", "404", "snappy", "decompress", "thrift")
 
 
 def _delta_options(place: Bucket) -> dict[str, str]:
