@@ -65,8 +65,9 @@ bench: .venv/dev.stamp
 # The reference that is made from the code: the API, and the help of every command.
 docs: .venv/dev.stamp
 	@mkdir -p build/docs
-	@$(BIN)/python -m kilter.cli.reference build/docs
-	@echo "build/docs"
+	@COLUMNS=100 NO_COLOR=1 $(BIN)/python -m kilter.cli.reference build/docs
+	@cp build/docs/command-line.md docs/cli.md
+	@echo "build/docs docs/cli.md"
 
 # The lock files name packages, versions and hashes, and no addresses.
 LOCK := uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --no-header --python-version 3.11
