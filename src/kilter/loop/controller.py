@@ -192,7 +192,6 @@ class Controller:
                 del self._drivers[name]
         return busy
 
-
     def _known(self) -> list[str]:
         """Return the loops; a new one is noticed within half a second."""
         if time.monotonic() >= self._look_again:
