@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from kilter.cli.arguments import Parser
 from kilter.cli.output import answer, plain, say, table
-from kilter.cli.target import connected, environment_name, who
+from kilter.cli.target import connected, environment, environment_name, who
 from kilter.core.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from kilter.loop.declare import ApprovalRule
     from kilter.loop.service import LoopStatus, Planned
     from kilter.loop.why import Why
 
@@ -55,26 +56,38 @@ def build(parser: Parser, command: str) -> None:
 def _plan(options: argparse.Namespace) -> None:
     path, name, source = _read(options.file)
     with connected(options) as kilter:
-        found = kilter.loops.plan(source, str(path), name, environment_name(options.env))
+        found = kilter.loops.plan(source, str(path), name, environment_name(options.env), **_rules(options))
     answer(found, as_json=options.json, show=lambda: _show_plan(found))
+
+
+class _Rules(TypedDict):
+    approval: ApprovalRule | None
+    budget: str | None
+
+
+def _rules(options: argparse.Namespace) -> _Rules:
+    """Return what the environment's own table in ``kilter.toml`` says about approval and budget."""
+    overlay = environment(options.env)
+    return {
+        "approval": None if overlay is None else overlay.approve,
+        "budget": None if overlay is None else overlay.budget,
+    }
 
 
 def _apply(options: argparse.Namespace) -> None:
     path, name, source = _read(options.file)
-    environment = environment_name(options.env)
+    wanted = environment_name(options.env)
     with connected(options) as kilter:
         expect = None
         if not (options.yes or options.json) and sys.stdin.isatty():
-            planned = kilter.loops.plan(source, str(path), name, environment)
+            planned = kilter.loops.plan(source, str(path), name, wanted, **_rules(options))
             _show_plan(planned)
             if planned.changes and input("apply? [y/N] ").strip().lower() not in {"y", "yes"}:
                 say("nothing was applied")
                 return
             expect = planned.applied
-        found = kilter.loops.apply(source, str(path), name, environment, who(), expect)
-    answer(
-        found, as_json=options.json, show=lambda: say(f"applied {found.loop} ({found.digest[:12]}) in {environment}")
-    )
+        found = kilter.loops.apply(source, str(path), name, wanted, who(), expect, **_rules(options))
+    answer(found, as_json=options.json, show=lambda: say(f"applied {found.loop} ({found.digest[:12]}) in {wanted}"))
 
 
 def _status(options: argparse.Namespace) -> None:

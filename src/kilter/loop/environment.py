@@ -49,14 +49,11 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
         store: The folder or URL of the workspace.
         metadata: URL of the metadata, when it lies elsewhere; may be a reference.
         objects: URL of the objects, when they lie elsewhere; may be a reference.
-        online: URL of the online features, when they lie elsewhere; may be a reference.
         host: Where the server listens.
         port: The server's port; 0 takes a free one.
-        workers: How many processes train.
         replicas: How many processes serve each version.
         approve: The rule of approval here; the stricter of this and the declaration's holds.
         budget: CPU time per day here; the smaller of this and the declaration's holds.
-        secrets: Names to references.
         folder: The folder of the file, against which relative paths are meant.
     """
 
@@ -64,28 +61,15 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
     store: str = ".kilter"
     metadata: str = ""
     objects: str = ""
-    online: str = ""
     host: str = "127.0.0.1"
     port: int = 8700
-    workers: int = 1
     replicas: int = 1
     approve: ApprovalRule | None = None
     budget: str | None = None
-    secrets: dict[str, str] = {}
     folder: str = ""
 
-    def secret(self, name: str) -> str:
-        """Return a secret by the name that the file gives it.
-
-        Raises:
-            NotFound: When there is no such secret, or its reference leads nowhere.
-        """
-        if name not in self.secrets:
-            raise NotFound(f"no secret {name!r}", where=f"{FILENAME} [env.{self.name}.secrets]")
-        return resolve(self.secrets[name], folder=self.folder)
-
     def url(self, field: str) -> str:
-        """Return ``metadata``, ``objects`` or ``online`` with its reference resolved; empty when it isn't said."""
+        """Return ``metadata`` or ``objects`` with its reference resolved; empty when it isn't said."""
         given: str = getattr(self, field)
         return resolve(given, folder=self.folder) if _REFERENCE.match(given) else given
 
@@ -110,8 +94,6 @@ def load_environment(path: str | Path, name: EnvironmentName = "dev", *, base: O
     given = _table(_parsed(file), file, name)
     for key in given:
         _check_key(key, file, name)
-    secrets = given.get("secrets", {})
-    _check_secrets(secrets, file, name)
     for key, value in given.items():
         _check_value(key, value, file, name)
     try:
@@ -188,20 +170,6 @@ def _check_key(key: str, file: Path, name: str) -> None:
         )
 
 
-def _check_secrets(secrets: object, file: Path, name: str) -> None:
-    where = f"{file} [env.{name}.secrets]"
-    if not isinstance(secrets, dict):
-        raise DeclarationError("this is not a table", where=where, allowed="names and references")
-    for key, value in secrets.items():
-        if not isinstance(value, str) or not _REFERENCE.match(value):
-            raise DeclarationError(
-                "a secret itself stands here",
-                where=f"{where} {key}",
-                allowed=REFERENCE_ALLOWED,
-                fix="replace it, and consider it known",
-            )
-
-
 def _check_value(key: str, value: object, file: Path, name: str) -> None:
     where = f"{file} [env.{name}] {key}"
     if isinstance(value, str) and (_CREDENTIALS.match(value) or _SECRET_WORDS.search(value.partition("?")[2])):
@@ -218,5 +186,5 @@ def _check_value(key: str, value: object, file: Path, name: str) -> None:
             raise DeclarationError(error.message, where=where, allowed=BUDGET_ALLOWED) from error
     if key == "port" and not (isinstance(value, int) and 0 <= value <= 65535):
         raise DeclarationError(f"{value!r} is no port", where=where, allowed="0 to 65535")
-    if key in {"workers", "replicas"} and not (isinstance(value, int) and 1 <= value <= 1024):
+    if key == "replicas" and not (isinstance(value, int) and 1 <= value <= 1024):
         raise DeclarationError(f"{value!r} is no number of processes", where=where, allowed="1 to 1024")

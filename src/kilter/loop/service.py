@@ -22,7 +22,7 @@ from kilter.journal.records import Event, Verification
 from kilter.journal.service import Journal
 from kilter.loop.building import views_of
 from kilter.loop.checks import require
-from kilter.loop.declare import Environment
+from kilter.loop.declare import ApprovalRule, Environment
 from kilter.loop.ledger import Ledger, Row
 from kilter.loop.plan import Change, plan
 from kilter.loop.records import (
@@ -132,7 +132,13 @@ class LoopService:
 
     @operation(role="operator")
     def plan(
-        self, source: str, filename: str = "loop.py", name: str | None = None, env: Environment = "dev"
+        self,
+        source: str,
+        filename: str = "loop.py",
+        name: str | None = None,
+        env: Environment = "dev",
+        approval: ApprovalRule | None = None,
+        budget: str | None = None,
     ) -> Planned:
         """Return what applying a declaration would change; nothing is written.
 
@@ -141,10 +147,12 @@ class LoopService:
             filename: What to call it in messages.
             name: Which loop of the file, when it declares several.
             env: The environment it would run in.
+            approval: The environment's own rule of approval; the stricter of this and the declaration's holds.
+            budget: The environment's own budget; the smaller of this and the declaration's holds.
         """
         declared = self._checked(source, filename, name)
         spec = spec_of(declared)
-        policy_of(spec, env)
+        policy_of(spec, env, approve=approval, budget=budget)
         before = self._applied(spec.name)
         return Planned(
             loop=spec.name,
@@ -162,6 +170,8 @@ class LoopService:
         env: Environment = "dev",
         by: str = "",
         expect: str | None = None,
+        approval: ApprovalRule | None = None,
+        budget: str | None = None,
     ) -> Planned:
         """Make a declaration so: the controller trains what is missing, and keeps it going from here on.
 
@@ -172,6 +182,8 @@ class LoopService:
             env: The environment it runs in.
             by: Who applies it.
             expect: Refuse when another declaration than this digest is applied now.
+            approval: The environment's own rule of approval; the stricter of this and the declaration's holds.
+            budget: The environment's own budget; the smaller of this and the declaration's holds.
 
         Raises:
             DeclarationError: When the declaration can't work; nothing is written then.
@@ -179,7 +191,7 @@ class LoopService:
         """
         declared = self._checked(source, filename, name)
         spec = spec_of(declared)
-        policy = policy_of(spec, env)
+        policy = policy_of(spec, env, approve=approval, budget=budget)
         before = self._applied(spec.name)
         if expect is not None and (before.digest if before else "") != expect:
             raise Conflict(

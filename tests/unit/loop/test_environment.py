@@ -17,7 +17,6 @@ store = "s3://models/kilter"
 metadata = "env:DATABASE_URL"
 approve = "owner"
 budget = "10 cpu-min/day"
-secrets = { slack = "file:slack.txt" }
 """
 
 
@@ -35,10 +34,6 @@ def test_an_environment_says_where_a_loop_runs(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://me:pw@db/kilter")
     assert prod.url("metadata") == "postgresql+psycopg://me:pw@db/kilter"
     assert prod.url("objects") == ""
-    (tmp_path / "slack.txt").write_text("token\n")
-    assert prod.secret("slack") == "token"
-    with pytest.raises(NotFound, match="no secret 'mail'"):
-        prod.secret("mail")
 
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
@@ -56,17 +51,15 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
         ("[env.production]\nstore = 'x'", "did you mean 'prod'"),
         ("[env.prod]\nport = 99999", "is no port"),
         ("[env.prod]\nport = 'x'", "is no port"),
-        ("[env.prod]\nworkers = 0", "number of processes"),
+        ("[env.prod]\nreplicas = 0", "number of processes"),
         ("[env.prod]\napprove = 'boss'", "approve"),
         ("[env.prod]\nbudget = '10'", "is not a budget"),
         ("[env.prod]\nbudget = 10", "is not a budget"),
-        ("[env.prod.secrets]\nslack = 'xoxb-1234'", "a secret itself stands here"),
         ("[env.prod]\nmetadata = 'postgresql://me:pw@db/kilter'", "holds a password"),
         ("[env.prod]\nstore = 's3://b/p?secret_key=abc'", "holds a password"),
         ("[env.prod", "can't be read"),
         ("env = 3", "not a table"),
         ("[env]\nprod = 3", "not a table"),
-        ("[env.prod]\nsecrets = 3", "not a table"),
     ],
 )
 def test_what_an_environment_may_not_say(tmp_path: Path, text: str, message: str) -> None:
