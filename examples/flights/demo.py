@@ -132,7 +132,7 @@ class Demo:
     def _act(self, now: datetime) -> None:
         """Do what the script says for this hour, and wait for the controller where it has something to decide."""
         delicate = self._in_canary or (self.hotfix_since is not None and not self._hotfix_done)
-        if now.hour % (4 if delicate else 24) == 0:
+        if now.hour % (6 if delicate else 24) == 0:
             # A quiet controller may be a day behind, while nobody would see the difference.
             status = self.settle(now - timedelta(days=0 if delicate else 1))
             self._look(status if status.summary.work == "idle" else self.settle(now))

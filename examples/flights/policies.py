@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--file", type=Path, default=FILE)
     parser.add_argument("--out", type=Path, help="write there; LightGBM talks on the standard output")
     options = parser.parse_args()
+    os.nice(10)  # the replay goes first
     found = msgspec.json.encode(outcomes(options.start, options.end, options.file))
     if options.out is None:
         sys.stdout.buffer.write(found)

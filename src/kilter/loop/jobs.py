@@ -117,6 +117,10 @@ def judge(payload: bytes) -> bytes:
         return msgspec.json.encode(Failure(reason=str(error), retryable=error.retryable))
 
 
+_KEPT: dict[tuple[str, datetime], pl.DataFrame] = {}
+_MOST_KEPT = 2
+
+
 @lru_cache(maxsize=1)
 def _opened(store: Store) -> Workspace:
     """Return the store, opened once per worker process: the merged rows of its tables stay warm between jobs."""
@@ -130,7 +134,7 @@ def _train(workspace: Workspace, job: TrainJob) -> Trained:
         return Trained(version=done.version, run=done.lineage.run)
     loop, spec = declaration(workspace.database, workspace.objects, job.spec)
     began = process_time()
-    prepared = _prepared(workspace, loop, job.at)
+    prepared = _prepared(workspace, loop, job.spec, job.at)
     fitted = fit(loop, prepared, job.at)
     lock = workspace.objects.put(environment_lock())
     lineage = Lineage(
@@ -189,14 +193,20 @@ def _train(workspace: Workspace, job: TrainJob) -> Trained:
     return Trained(version=version.version, run=run.id)
 
 
-def _prepared(workspace: Workspace, loop: AnyLoop, at: datetime) -> pl.DataFrame:
+def _prepared(workspace: Workspace, loop: AnyLoop, spec: str, at: datetime) -> pl.DataFrame:
+    """Return the rows of a declaration as known at a moment; what was known then does not change, so the last ones are kept."""
+    if (spec, at) in _KEPT:
+        return _KEPT[spec, at]
     table = table_of(loop)
     workspace.data.flush(table.name)
     rows = workspace.data.frame(table.name, known_by=at)
     require_rows(rows, loop)
     refuse_leaks([item for item in loop.inputs if isinstance(item, Columns)], loop.label, rows, at)
     refuse_leaky_views(views_of(loop), loop.label, rows)
-    return prepare(loop, rows, reach(loop, at))
+    while len(_KEPT) >= _MOST_KEPT:
+        del _KEPT[next(iter(_KEPT))]
+    _KEPT[spec, at] = prepare(loop, rows, reach(loop, at))
+    return _KEPT[spec, at]
 
 
 def _metrics(fitted: Fitted, runtime: Predicts, at: datetime, cpu_seconds: float) -> list[MetricPoint]:
@@ -233,7 +243,8 @@ def _judge(workspace: Workspace, job: JudgeJob) -> Judgement:
     version = workspace.models.get(job.loop, job.version)
     challenger = load(version.bundle, workspace.objects)
     # The holdout that the training kept, as it was known then, however much later the gates are judged.
-    held = cut(_prepared(workspace, loop, version.at), table_of(loop), loop.label, loop.windows[0], version.at).holdout
+    prepared = _prepared(workspace, loop, job.spec, version.at)
+    held = cut(prepared, table_of(loop), loop.label, loop.windows[0], version.at).holdout
     kept = encode(loop, held, challenger.encoding)
     champion = None if job.champion is None else _champion(workspace, job, version.at, kept)
     verdict, findings = judge_gates(
@@ -248,7 +259,7 @@ def _champion(workspace: Workspace, job: JudgeJob, at: datetime, kept: Dataset) 
     runtime = load(version.bundle, workspace.objects)
     loop, _ = declaration(workspace.database, workspace.objects, version.lineage.spec)
     table = table_of(loop)
-    rows = _prepared(workspace, loop, at)
+    rows = _prepared(workspace, loop, version.lineage.spec, at)
     order = pl.DataFrame({table.key: kept.keys})
     same = order.join(rows, on=table.key, how="left", maintain_order="left")
     return runtime.predict(runtime.encoding.matrix(same))
