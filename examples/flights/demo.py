@@ -135,7 +135,7 @@ class Demo:
         if now.hour % (6 if delicate else 24) == 0:
             # A quiet controller may be a day behind, while nobody would see the difference.
             status = self.settle(now - timedelta(days=0 if delicate else 1))
-            self._look(status if status.summary.work == "idle" else self.settle(now))
+            self._look(status if status.summary.work in {"idle", "shadow"} else self.settle(now))
 
     def _look(self, status: LoopStatus) -> None:
         """See where the loop stands, and play the people who would react."""
