@@ -89,8 +89,9 @@ class Demo:
     # ------------------------------------------------------------ setting the stage
 
     def prepare(self, now: datetime) -> None:
-        """Load what is known at the beginning into a fresh store."""
+        """Load what is known at the beginning into a fresh store, while everything starts."""
         with self.stage.embedded() as workspace:
+            self.stage.launch()
             workspace.data.declare(flights)
             history = airline.airline().history(now)
             workspace.data.ingest("flights", history)

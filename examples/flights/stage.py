@@ -58,8 +58,8 @@ class Stage:
         """Open the store in this process, before anything else runs on it."""
         return Workspace.open(self.store, self.clock)
 
-    def start(self) -> Kilter:
-        """Start server, front and controller, and wait until all of them answer."""
+    def launch(self) -> None:
+        """Begin to start server, front and controller; the store is there already."""
         command = [
             sys.executable,
             "-m",
@@ -76,6 +76,12 @@ class Stage:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
         with (self.store.folder / "up.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+
+    def start(self) -> Kilter:
+        """Wait until server, front and controller answer."""
+        if self._process is None:
+            self.launch()
+        assert self._process is not None  # noqa: S101 - it was launched just now
         deadline = time.monotonic() + START_SECONDS
         run = self.store.run
         while time.monotonic() < deadline:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     )
     from kilter.features.declare import FeatureView, count, features, latest, maximum, mean, minimum, total
     from kilter.loop.declare import Loop, Retrain
+    from kilter.loop.deploy import deploy
+    from kilter.loop.scoring import score
     from kilter.loop.workspace import Workspace, connect
     from kilter.monitoring.declare import Monitor, calibration, decay, drift
     from kilter.release.declare import Canary, Shadow
@@ -64,6 +66,7 @@ __all__ = [
     "connect",
     "count",
     "decay",
+    "deploy",
     "drift",
     "fair",
     "faster_than",
@@ -76,6 +79,7 @@ __all__ = [
     "precision",
     "recall",
     "run",
+    "score",
     "total",
 ]
 
@@ -109,6 +113,8 @@ _HOMES = {
         "total",
     ),
     "kilter.loop.declare": ("Loop", "Retrain"),
+    "kilter.loop.deploy": ("deploy",),
+    "kilter.loop.scoring": ("score",),
     "kilter.loop.workspace": ("Workspace", "connect"),
     "kilter.monitoring.declare": ("Monitor", "calibration", "decay", "drift"),
     "kilter.release.declare": ("Canary", "Shadow"),

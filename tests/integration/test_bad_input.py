@@ -505,7 +505,7 @@ def test_what_a_front_refuses_is_not_recorded(tmp_path):
         assert ask(good)[0] == 200
         end = log_end(tmp_path)
         for body, headers, status, words in (
-            (good, {"authorization": "Bearer wrong"}, 401, "token"),
+            (good, {"authorization": "Bearer wrong"}, 401, "key or token"),
             (json.dumps({"rows": [row] * 100}), {}, 413, "too large"),
             (good.replace("1.0", "NaN"), {}, 400, "JSON"),
             (good.replace("1.0", "1e999"), {}, 422, "form"),

@@ -81,7 +81,7 @@ def test_readiness_models_and_metrics(front):
         (b"\xff\xfe", 400, ""),
         (b"[]", 422, "body"),
         (b'{"rows": 5}', 422, "$.rows"),
-        (b'{"rows": []}', 422, ""),
+        (b'{"rows": []}', 422, "rows"),
         (b'{"rows": [{"id": {"secret": 1}}]}', 422, "$.rows[0][...]"),
         (b'{"rows": [{"id": "a", "at": "2013-03-01T10:00:00Z"}]}', 422, "rows[0].x"),
         (b'{"rows": [{"id": "a", "at": "secret", "x": 1}]}', 422, "rows[0].at"),
@@ -110,8 +110,10 @@ def test_wrong_paths_methods_and_types(front):
     refused = client.get("/predict/solo")
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
     assert client.post("/predict/solo", content=b"{}").status_code == 415
-    gzipped = {"content-type": "application/json", "content-encoding": "gzip"}
-    assert client.post("/predict/solo", content=b"{}", headers=gzipped).status_code == 415
+    named = {"content-type": "application/json", "content-encoding": "br"}
+    assert client.post("/predict/solo", content=b"{}", headers=named).status_code == 415
+    not_gzip = {"content-type": "application/json", "content-encoding": "gzip"}
+    assert client.post("/predict/solo", content=b"{}", headers=not_gzip).status_code == 400
 
 
 def test_only_this_machines_names_and_no_foreign_pages(front):

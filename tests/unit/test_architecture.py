@@ -28,6 +28,7 @@ HEAVY = {
     "litestar": ("kilter.server",),
     "lmdb": ("kilter.engines.online",),
     "mcp": ("kilter.operations.mcp",),
+    "openfeature": ("kilter.release.openfeature",),
     "obstore": ("kilter.engines",),
     "psycopg": ("kilter.engines.sql",),
     "pytest": ("kilter.testing",),

@@ -12,8 +12,8 @@ import kilter
 PUBLIC = [
     "Canary", "Columns", "Dataset", "DeclarationError", "FeatureView", "Gate", "KilterError", "Label", "Loop", "Metric",
     "Monitor", "Retrain", "Shadow", "Table", "Window", "Workspace", "__version__", "accuracy", "at_least", "auc",
-    "beats_champion", "beats_naive", "brier", "calibration", "connect", "count", "decay", "drift", "fair", "faster_than",
-    "features", "latest", "log_loss", "maximum", "mean", "minimum", "precision", "recall", "run", "total",
+    "beats_champion", "beats_naive", "brier", "calibration", "connect", "count", "decay", "deploy", "drift", "fair", "faster_than",
+    "features", "latest", "log_loss", "maximum", "mean", "minimum", "precision", "recall", "run", "score", "total",
 ]  # fmt: skip
 
 

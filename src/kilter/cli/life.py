@@ -63,14 +63,16 @@ def _plan(options: argparse.Namespace) -> None:
 class _Rules(TypedDict):
     approval: ApprovalRule | None
     budget: str | None
+    freeze: tuple[str, ...]
 
 
 def _rules(options: argparse.Namespace) -> _Rules:
-    """Return what the environment's own table in ``kilter.toml`` says about approval and budget."""
+    """Return what the environment's own table in ``kilter.toml`` says about approval, budget and freeze windows."""
     overlay = environment(options.env)
     return {
         "approval": None if overlay is None else overlay.approve,
         "budget": None if overlay is None else overlay.budget,
+        "freeze": () if overlay is None else overlay.freeze,
     }
 
 
@@ -228,6 +230,8 @@ def _show_status(status: LoopStatus) -> None:
         "alarms": ", ".join(summary.alarms) or "-",
         "waiting for": summary.waiting,
         "paused": summary.paused,
+        "frozen": _frozen(status),
+        "drill": None if status.drill is None else status.drill.sentence(),
         "training": None if status.failure is None else f"failed {summary.failures} times in a row: {status.failure}",
         "budget left": None if summary.budget_left is None else f"{summary.budget_left:.0f} CPU seconds today",
     }
@@ -243,6 +247,9 @@ def _show_why(found: Why) -> None:
             f"{made.id}: {made.value:.6g} for {plain(made.key)} on {made.at:%Y-%m-%d %H:%M} as {made.arm}, by {found.version}"
         )
         say(f"  saw  {', '.join(f'{plain(name)}={plain(value)}' for name, value in made.inputs.items())}")
+        if made.client or made.trace:
+            who = f"asked by {plain(made.client)}" if made.client else "asked by nobody known"
+            say(f"  {who}" + (f", in trace {plain(made.trace)}" if made.trace else ""))
         say()
     say(f"{found.version}: {found.stage} ({plain(found.verdict)})")
     say(f"  trigger      {plain(found.trigger)}")
@@ -253,6 +260,14 @@ def _show_why(found: Why) -> None:
         say(f"{link.at:%Y-%m-%d %H:%M}  {link.step:<8}  {plain(link.title)}")
         for finding in link.findings:
             say(f"{'':<28}{plain(finding.sentence())}")
+
+
+def _frozen(status: LoopStatus) -> str | None:
+    summary = status.summary
+    if not summary.frozen:
+        return None
+    end = "" if summary.frozen_until is None else f", until {summary.frozen_until:%Y-%m-%d %H:%M}"
+    return f"{summary.frozen}{end}"
 
 
 def _version(number: int | None) -> str:

@@ -14,6 +14,7 @@ import msgspec
 from kilter.cli.arguments import Parser
 from kilter.cli.output import answer, plain, say
 from kilter.cli.target import DEFAULT_HOST, DEFAULT_PORT, address, environment, store_name, store_of
+from kilter.cli.tuning import add_flags, passed_on, tuned
 from kilter.core.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ def build(parser: Parser, command: str) -> None:
     parser.add_argument("--port", type=int, help=f"the port, 0 for a free one (default: {default})")
     if command == "up":
         parser.add_argument("--serve-port", type=int, help="the endpoints' port (default: the one after --port)")
+    if command in {"up", "serve"}:
+        parser.add_argument("--grpc-port", type=int, help="a port for gRPC, 0 for a free one (default: no gRPC)")
+        add_flags(parser)
     if command in {"up", "server"}:
         parser.add_argument("--tls-cert", type=Path, help="certificate chain in PEM")
         parser.add_argument("--tls-key", type=Path, help="its key in PEM")
@@ -58,6 +62,7 @@ def _up(options: argparse.Namespace) -> None:
     from kilter.server.supervisor import Supervisor  # noqa: PLC0415
 
     store, run = _local(options), _run_folder(options)
+    tuned(options, environment(options.env))  # what can't be honoured is told here, not by a part that ends
     check_folder(run.path.parent)
     run.make()
     host, wanted = address(options)
@@ -66,16 +71,18 @@ def _up(options: argparse.Namespace) -> None:
         port, serve_port = free_port(host, wanted), free_port(host, serve_wanted, "--serve-port")
         if port == serve_port:
             raise InvalidInput("server and endpoints can't share a port", where="--serve-port", allowed="another port")
+        grpc_port = _grpc_port(options, host, (port, serve_port))
         access = make_access(run, host, port, tls=options.tls_cert is not None, insecure=options.insecure)
         tell = _Teller(as_json=options.json)
-        supervisor = Supervisor(_parts(options, store, host, port, serve_port), run, tell.happened)
+        supervisor = Supervisor(_parts(options, store, host, port, serve_port, grpc_port), run, tell.happened)
         clock = SystemClock()
         running = Running("up", os.getpid(), clock.now(), host, port, access.url)
 
         def ready() -> None:
             run.write(running)
             key = Sessions(access.tokens["owner"], clock).link()
-            tell.ready(link_of(access.url, key), access.url, f"http://{_name(host)}:{serve_port}")
+            grpc = "" if grpc_port is None else f"{_name(host)}:{grpc_port}"
+            tell.ready(link_of(access.url, key), access.url, f"http://{_name(host)}:{serve_port}", grpc)
 
         try:
             supervisor.run(ready)
@@ -83,7 +90,25 @@ def _up(options: argparse.Namespace) -> None:
             run.remove("up", os.getpid())
 
 
-def _parts(options: argparse.Namespace, store: str, host: str, port: int, serve_port: int) -> tuple[Part, ...]:
+def _grpc_port(options: argparse.Namespace, host: str, taken: tuple[int, ...]) -> int | None:
+    """Return the port for gRPC, or None without one.
+
+    Raises:
+        InvalidInput: When it is another part's, too.
+    """
+    from kilter.server.ports import free_port  # noqa: PLC0415
+
+    if options.grpc_port is None:
+        return None
+    port = free_port(host, options.grpc_port, "--grpc-port")
+    if port in taken:
+        raise InvalidInput("gRPC can't share a port", where="--grpc-port", allowed="another port")
+    return port
+
+
+def _parts(
+    options: argparse.Namespace, store: str, host: str, port: int, serve_port: int, grpc_port: int | None
+) -> tuple[Part, ...]:
     from kilter.server.supervisor import Part  # noqa: PLC0415
 
     where = ["--store", store, "--clock", options.clock]
@@ -92,10 +117,15 @@ def _parts(options: argparse.Namespace, store: str, host: str, port: int, serve_
     tls = ["--tls-cert", str(options.tls_cert)] if options.tls_cert else []
     tls += ["--tls-key", str(options.tls_key)] if options.tls_key else []
     tls += ["--insecure"] if options.insecure else []
+    grpc = [] if grpc_port is None else ["--grpc-port", str(grpc_port)]
     return (
         Part("server", ("server", *where, "--host", host, "--port", str(port), *tls)),
         # A front is ready for traffic only once a model is there; to be up, it only has to live.
-        Part("serve", ("serve", *where, "--host", host, "--port", str(serve_port)), probe="/livez"),
+        Part(
+            "serve",
+            ("serve", *where, "--host", host, "--port", str(serve_port), *grpc, *passed_on(options)),
+            probe="/livez",
+        ),
         Part("controller", ("controller", *where), probe=""),
     )
 
@@ -119,13 +149,16 @@ class _Teller:
         elif happening.what == "stopping" and self._up:
             say("stopping")
 
-    def ready(self, link: str, page: str, endpoints: str) -> None:
+    def ready(self, link: str, page: str, endpoints: str, grpc: str) -> None:
         self._up = True
         if self._as_json:
-            self._line({"event": "up", "link": link, "page": page, "endpoints": endpoints})
+            more = {"grpc": grpc} if grpc else {}
+            self._line({"event": "up", "link": link, "page": page, "endpoints": endpoints, **more})
         else:
             say(f"kilter is up: {link}")
             say(f"  predictions: POST {endpoints}/predict/LOOP    stop: Ctrl-C")
+            if grpc:
+                say(f"  gRPC: {grpc}")
 
     def _line(self, what: dict[str, object]) -> None:
         sys.stdout.write(msgspec.json.encode(what).decode() + "\n")
@@ -137,6 +170,8 @@ def _server(options: argparse.Namespace) -> None:
     from kilter.server.process import ServerConfig, run  # noqa: PLC0415
 
     host, port = address(options)
+    overlay = environment(options.env)
+    keep = {} if overlay is None else {"keep": overlay.keep}
     run(
         ServerConfig(
             store=_local(options),
@@ -147,6 +182,7 @@ def _server(options: argparse.Namespace) -> None:
             tls_cert=options.tls_cert,
             tls_key=options.tls_key,
             insecure=options.insecure,
+            **keep,
         )
     )
 
@@ -164,7 +200,10 @@ def _serve(options: argparse.Namespace) -> None:
     store = store_of(options)
     host, wanted = address(options)
     port = free_port(host, (wanted and wanted + 1) if options.port is None else wanted)
-    overlay = environment(options.env)
+    grpc_port = _grpc_port(options, host, (port,))
+    if grpc_port is not None:
+        say(f"gRPC: {_name(host)}:{grpc_port}")
+    settings, single, memory = tuned(options, environment(options.env))
     # The front only reads: whoever starts first makes what there is to read.
     store.folder.mkdir(parents=True, exist_ok=True)
     database = Database.open(store.database)
@@ -183,13 +222,32 @@ def _serve(options: argparse.Namespace) -> None:
                 online=str(online),
                 host=host,
                 port=port,
+                grpc_port=grpc_port,
                 token=os.environ.get("KILTER_TOKEN"),
                 clock=options.clock,
-                replicas=1 if overlay is None else overlay.replicas,
+                otlp=os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+                or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+                otlp_share=_trace_share(),
+                settings=settings,
+                endpoints=single,
+                memory=memory,
             )
         )
     finally:
         folder.remove("serve", os.getpid())
+
+
+def _trace_share() -> float:
+    """Return the share of requests that begin a trace: ``OTEL_TRACES_SAMPLER_ARG``, as OpenTelemetry names it.
+
+    Raises:
+        InvalidInput: When it is no share.
+    """
+    given = os.environ.get("OTEL_TRACES_SAMPLER_ARG", "1")
+    try:
+        return float(given)
+    except ValueError:
+        raise InvalidInput("that is no share", where="OTEL_TRACES_SAMPLER_ARG", allowed="0 to 1") from None
 
 
 def _controller(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@
     │   ├── DeclarationError    the user's file; names file, field, given, allowed, fix
     │   └── InsufficientData    an empty window, one class only, too few rows
     ├── NotFound                no such thing
+    │   └── Expired             there was such a thing; it was removed by the rule of its retention
     ├── Conflict                the thing exists, changed meanwhile, or is held by someone else
     ├── Unauthorized            no token, or a wrong one
     ├── Forbidden               the token's role, the Host or the Origin doesn't allow it
@@ -93,6 +94,13 @@ class NotFound(KilterError):
 
     code = "not-found"
     status = 404
+
+
+class Expired(NotFound):
+    """There was such a thing; it was removed by the rule of its retention."""
+
+    code = "expired"
+    status = 410
 
 
 class Conflict(KilterError):

@@ -25,9 +25,14 @@ class Interval(msgspec.Struct, frozen=True):
     level: float
 
     def __str__(self) -> str:
-        low = "-inf" if self.low is None else f"{self.low:+.4f}"
-        high = "+inf" if self.high is None else f"{self.high:+.4f}"
-        return f"{self.estimate:+.4f} [{low}, {high}] at {self.level:.0%}"
+        low = "-inf" if self.low is None else _shown(self.low)
+        high = "+inf" if self.high is None else _shown(self.high)
+        return f"{_shown(self.estimate)} [{low}, {high}] at {self.level:.0%}"
+
+
+def _shown(value: float) -> str:
+    """Return four decimals, or for what is smaller than they show, three digits: a latency is not zero seconds."""
+    return f"{value:+.4f}" if abs(value) >= 0.001 or not value else f"{value:+.3g}"
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -53,7 +58,10 @@ class Finding(msgspec.Struct, frozen=True):
 
     def sentence(self) -> str:
         """Return the finding as one line for people."""
-        value = "not computable" if self.value is None else str(self.value)
+        if self.value is None:
+            reason = self.detail.get("reason") or self.rule
+            return f"{self.name}: {self.verdict} ({reason})"
+        value = str(self.value)
         return f"{self.name}: {self.verdict} ({value}; allowed {self.allowed}; {self.rows:,} rows)"
 
 

@@ -45,6 +45,12 @@ class Entry(msgspec.Struct, frozen=True):
         return {self.key: self.kinds.get(self.key, "string"), **self.kinds}
 
 
+# Asked at each append: made once, it costs half of what a statement costs that is put together each time.
+_REQUEST = sa.select(data_requests.c.rows, data_requests.c.position, data_requests.c.at).where(
+    data_requests.c.table == sa.bindparam("table"), data_requests.c.request == sa.bindparam("request")
+)
+
+
 class Catalog:
     """Which tables there are, what columns they have and how far they are flushed.
 
@@ -178,9 +184,8 @@ class Catalog:
 
     def request(self, table: str, request: str) -> Appended | None:
         """Return the acknowledgement of an earlier append with this id, if it was flushed since."""
-        query = sa.select(data_requests).where(data_requests.c.table == table, data_requests.c.request == request)
         with self._database.reading() as connection:
-            row = connection.execute(query).one_or_none()
+            row = connection.execute(_REQUEST, {"table": table, "request": request}).one_or_none()
             if row is None:
                 return None
             return Appended(table, row.rows, row.position, row.at)

@@ -15,11 +15,12 @@ from datetime import datetime
 import polars as pl
 
 from kilter.core.clock import Clock
-from kilter.core.errors import Damaged, DeclarationError, InvalidInput, KilterError, NotFound
+from kilter.core.errors import Damaged, DeclarationError, Expired, InvalidInput, KilterError, NotFound
 from kilter.data.batch import TYPES, Batch, decode, encode, micros, moment_of, parts_frame
 from kilter.data.canonical import frame_digest
 from kilter.data.catalog import Catalog, Entry
 from kilter.data.declare import Table
+from kilter.data.history import batches_of
 from kilter.data.merged import Merged
 from kilter.data.records import Appended, ColumnInfo, Flush, TableDescription, TableInfo, TableVersion
 from kilter.data.schema import Given, nearest, read_frame, read_rows
@@ -30,6 +31,8 @@ from kilter.operations.table import operation
 
 _LOG = logging.getLogger(__name__)
 _FLUSH_ROWS = 50_000
+_SPAN = 86_400_000_000
+"""Microseconds for which a segment of the row log is written to."""
 
 
 class DataService:
@@ -59,6 +62,7 @@ class DataService:
         self._seen = -1
         self._started = False
         self._latest = 0
+        self._until: int | None = None
         self._tails: dict[str, list[Batch]] = {}
         self._waiting: dict[str, int] = {}
         self._live: dict[str, Merged] = {}
@@ -180,7 +184,7 @@ class DataService:
             if added:
                 entry = self._entries[table] = self._catalog.add_columns(table, added)
             marker = Batch(table, self._arrival(), {}, bulk=parts.height)
-            position = self._log.append(encode(marker))
+            position = self._log.append(encode(marker), fresh=self._lasted(marker.at))
             stamps = (
                 pl.lit(marker.at).cast(TYPES["time"]).alias("_at"),
                 pl.lit(position, dtype=pl.Int64).alias("_position"),
@@ -226,6 +230,15 @@ class DataService:
             self._trim(table)
             return _info(entry)
 
+    def flush_all(self) -> None:
+        """Copy all that waits in the row log into the tables' files.
+
+        Raises:
+            Unavailable: When the files can't be written; the rows stay in the log.
+        """
+        for entry in self._catalog.entries():
+            self.flush(entry.name)
+
     # ------------------------------------------------------------ reading
 
     def frame(self, table: str, known_by: datetime | None = None) -> pl.DataFrame:
@@ -257,11 +270,33 @@ class DataService:
             return self._current(table).since(position, self._entries[table].schema)
 
     def batches(self, table: str, after: int) -> Iterator[Batch]:
-        """Yield the batches of a table after a position, in order; a bulk load comes as its size only."""
+        """Yield the batches of a table after a position, in order; a bulk load comes as its size only.
+
+        Those that were removed from the row log come from the table's files, which hold them all.
+        """
+        removed = self._log.begin().removed
+        if after < removed:
+            with self._lock:
+                entry = self._refreshed(table)
+                older = self._parts(entry, (pl.col("_position") > after) & (pl.col("_position") <= removed))
+            yield from batches_of(table, older)
+            after = removed
         for position, payload in self._log.read(after):
             batch = decode(position, payload)
             if batch.table == table:
                 yield batch
+
+    def floor(self) -> int:
+        """Return the position up to which every table's files hold the row log: what lies before is there twice."""
+        with self._lock:
+            self._catch_up()
+            waiting = [
+                batch.position
+                for entry in self._catalog.entries()
+                for batch in self._tails.get(entry.name, [])
+                if batch.position > entry.flushed
+            ]
+            return min(waiting) - 1 if waiting else self._seen
 
     @operation
     def versions(self, table: str, limit: int = 100) -> list[Flush]:
@@ -328,13 +363,25 @@ class DataService:
         return self._latest
 
     def _write(self, batch: Batch) -> Batch:
-        position = self._log.append(encode(batch))
+        position = self._log.append(encode(batch), fresh=self._lasted(batch.at))
         self._seen = position
         written = Batch(batch.table, batch.at, batch.columns, batch.request, 0, position)
         if batch.request:
             self._requests[batch.table, batch.request] = _appended(written)
         self._tell(written)
         return written
+
+    def _lasted(self, at: int) -> bool:
+        """Say whether the newest segment of the log has lasted a day: a quiet one could not be removed for years."""
+        if self._until is None:
+            self._until = at + _SPAN
+            newest = next((one.number for one in reversed(self._log.segments()) if one.size), None)
+            if newest is not None:
+                self._until = decode(*self._log.first(newest)).at + _SPAN
+        if at < self._until:
+            return False
+        self._until = at + _SPAN
+        return True
 
     def _keep(self, batch: Batch) -> None:
         self._tails.setdefault(batch.table, []).append(batch)
@@ -363,10 +410,21 @@ class DataService:
             self._same_log(entries)
             self._entries = {entry.name: entry for entry in entries}
             self._latest = max((micros(entry.flushed_at) for entry in entries if entry.flushed_at), default=0)
-            self._seen = min((entry.flushed for entry in entries), default=self._log.end())
+            flushed = min((entry.flushed for entry in entries), default=self._log.end())
+            # Only what every table's files hold is ever removed from the log.
+            self._seen = max(flushed, self._log.begin().removed)
             self._started = True
         elif self._seen == self._log.end():
             return
+        try:
+            self._read_on()
+        except Expired:
+            # This process has not looked for long: the files hold what was removed from the log meanwhile.
+            self._live, self._past, self._tails, self._waiting = {}, {}, {}, {}
+            self._seen = self._log.begin().removed
+            self._read_on()
+
+    def _read_on(self) -> None:
         for position, payload in self._log.read(self._seen):
             batch = decode(position, payload)
             self._seen = position
@@ -479,17 +537,23 @@ class DataService:
         wanted = (pl.col("_position") > merged.position) & (pl.col("_position") <= last)
         if known_by is not None:
             wanted &= pl.col("_at") <= pl.lit(known_by).cast(TYPES["time"])
-        try:
-            scanned = self._files.scan(entry.name, entry.version)
-        except NotFound as error:
-            raise self._lost(entry) from error
-        with collecting(entry.name):
-            parts = scanned.filter(wanted).collect().sort("_position", maintain_order=True)
+        parts = self._parts(entry, wanted)
         arrived, held = parts.select(pl.col("_at").dt.epoch("us").max(), pl.col("_position").max()).row(0)
         if known_by is None:
             merged.apply_parts(parts, entry.kinds, position=last, at=merged.at if arrived is None else arrived)
         elif parts.height:
             merged.apply_parts(parts, entry.kinds, position=held, at=arrived)
+
+    def _parts(self, entry: Entry, wanted: pl.Expr) -> pl.DataFrame:
+        """Return parts from the files, in the order of the log."""
+        if entry.version is None:
+            return pl.DataFrame(schema={"_at": TYPES["time"], "_position": TYPES["integer"]})
+        try:
+            scanned = self._files.scan(entry.name, entry.version)
+        except NotFound as error:
+            raise self._lost(entry) from error
+        with collecting(entry.name):
+            return scanned.filter(wanted).collect().sort("_position", maintain_order=True)
 
     def _kinds(self, batch: Batch) -> dict[str, str]:
         kinds = self._entries[batch.table].kinds

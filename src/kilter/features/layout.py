@@ -19,6 +19,7 @@ from kilter.features.windows import as_fields
 _PACK = msgspec.msgpack.Encoder()
 _UNPACK = msgspec.msgpack.Decoder(list)
 _CHAPTER = msgspec.msgpack.Decoder(tuple[int, list[bytes]])
+_HEADING = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
 _COUNT = struct.Struct("<Q")
 _NUMBER = struct.Struct(">Q")
 _SIGN = 1 << 63
@@ -75,6 +76,11 @@ class Keys:
     def unpack_chapter(packed: bytes) -> tuple[int, list[bytes]]:
         """Return what :meth:`pack_chapter` was given."""
         return _CHAPTER.decode(packed)
+
+    @staticmethod
+    def newest_of(packed: bytes) -> int:
+        """Return the time until which nothing of a chapter is old, without making its entries."""
+        return _HEADING.decode(packed)[0]
 
 
 def _named(key: Scalar) -> bytes:
@@ -146,12 +152,13 @@ class Row:
         """Return the row as bytes."""
         return _PACK.encode(self.values)
 
-    def merged(self, part: list[Scalar]) -> Row:
+    def merged(self, part: Sequence[Scalar]) -> Row:
         """Return the row with a later part's values over its own; itself when the part says nothing new."""
-        part[0] = None if part[0] is None else str(part[0])
-        if not self.new and all(new is None or new == old for new, old in zip(part, self.values, strict=True)):
-            return self
-        return Row([old if new is None else new for new, old in zip(part, self.values, strict=True)], new=self.new)
+        values = [old if new is None else new for new, old in zip(part, self.values, strict=True)]
+        entity = values[0]
+        if entity is not None and type(entity) is not str:
+            values[0] = str(entity)
+        return self if not self.new and values == self.values else Row(values, new=self.new)
 
     @property
     def has_time(self) -> bool:

@@ -194,14 +194,17 @@ class OnlineFeatures:
 
     def _merge(self, plan: Plan, keys: Keys, batch: Batch) -> list[tuple[bytes, Scalar, Row, Row]]:
         """Return the rows that a batch changes: the entry's key, the row's key, and the row before and after."""
-        names = batch.columns[plan.view.table.key]
-        addresses = [keys.row(name) for name in names]
         wanted = (plan.view.entity, plan.view.time, *plan.columns)
-        given = [batch.columns.get(name) or [None] * len(names) for name in wanted]
+        every = batch.columns[plan.view.table.key]
+        given = [batch.columns.get(name) or [None] * len(every) for name in wanted]
+        # Parts that say nothing of what the view is made of are not looked up.
+        silent = (None,) * len(wanted)
+        parts = [(name, part) for name, part in zip(every, zip(*given, strict=True), strict=True) if part != silent]
+        addresses = [keys.row(name) for name, _ in parts]
         stored = [Row.unpack(packed, len(wanted)) for packed in self._store.get(addresses)]
         found = []
-        for address, name, row, part in zip(addresses, names, stored, zip(*given, strict=True), strict=True):
-            after = row.merged(list(part))
+        for address, row, (name, part) in zip(addresses, stored, parts, strict=True):
+            after = row.merged(part)
             if after is not row:
                 found.append((address, name, row, after))
         return found
@@ -220,9 +223,9 @@ class OnlineFeatures:
         for number in range(state.tail, last):
             address = keys.chapter(number)
             packed = self._store.get([address])[0]
-            newest, entries = keys.unpack_chapter(packed) if packed is not None else (0, [])
-            if newest > horizon:
+            if packed is not None and keys.newest_of(packed) > horizon:
                 return kept, old, number - state.tail
+            entries = keys.unpack_chapter(packed)[1] if packed is not None else []
             rows = [entry for entry in entries if keys.is_row(entry)]
             for entry, blob in zip(rows, self._store.get(rows), strict=True):
                 row = Row.unpack(blob, 2)

@@ -277,9 +277,9 @@ class _Replay:
 
     def _look(self, action: JudgeShadow, now: datetime) -> Events:
         joined = self._joined(action.since, now)
-        finding = shadow.look(
-            joined, primary_metric(self.trainer.loop), shadow_of(self.trainer.loop).confidence, action.look
-        )
+        step = shadow_of(self.trainer.loop)
+        metric = primary_metric(self.trainer.loop)
+        finding = shadow.look(joined, metric, step.confidence, action.look, guards=step.guards)
         self.timeline.append(Moment(now, finding.sentence(), action.version))
         return ShadowJudged(at=now, action=action.id, version=action.version, verdict=finding.verdict, finding=finding)
 
@@ -378,7 +378,7 @@ class _Replay:
             if joined.height:
                 metric, step = primary_metric(self.trainer.loop), canary_of(self.trainer.loop)
                 kept = rules.canary_rows(joined, self.state.policy.loop, release.version, self.canary_since)
-                finding = rules.judge_rows(kept, step, metric, now).finding
+                finding = rules.judge_rows(kept, step, metric, now).decided
                 if finding.verdict != release.evidence:
                     self.timeline.append(Moment(now, finding.sentence(), release.version))
                     self.tell(CanaryJudged(at=now, version=release.version, verdict=finding.verdict, finding=finding))

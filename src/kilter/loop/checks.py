@@ -17,7 +17,7 @@ from kilter.loop.input_checks import check_inputs, check_label
 from kilter.loop.policy_checks import check_gates, check_monitors, check_release, check_retrain, check_windows
 from kilter.loop.spec import Declared
 from kilter.monitoring.declare import Monitor
-from kilter.release.declare import Canary, Shadow
+from kilter.release.declare import Canary, Freeze, Shadow
 
 _NAME = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
 _LONGEST_NAME = 100
@@ -63,7 +63,7 @@ def _kinds(faults: Faults) -> None:
     faults.kind("approve", loop.approve, (Mapping,), '{"staging": "auto", "prod": "owner"}')
     faults.each("inputs", loop.inputs, (Columns, FeatureView), "table.columns(...) or features(table, ...)")
     faults.each("gates", loop.gates, get_args(Gate), "beats_champion, beats_naive, at_least, fair or faster_than")
-    faults.each("release", loop.release, (Shadow, Canary), "Shadow(...) or Canary(...)")
+    faults.each("release", loop.release, (Shadow, Canary, Freeze), "Shadow(...), Canary(...) or Freeze(...)")
     faults.each("monitors", loop.monitors, get_args(Monitor), "decay, calibration or drift")
     if not isinstance(loop.data, Window):
         faults.each("data", loop.data, (Window,), "Window(...), or a tuple of them")

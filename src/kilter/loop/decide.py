@@ -27,9 +27,10 @@ the backtest and the simulator run this very function. The work of a release mov
        +---------> rolling_back ----------> rejected, inconclusive or rolled_back (rejections + 1)
 
 An event is first given to the rule of its kind (``ON``). Then the standing rules (``ALWAYS``) are looked at in their
-order, because every event also says that time has passed: a ``Tick`` is nothing but that. The rules live in four
+order, because every event also says that time has passed: a ``Tick`` is nothing but that. The rules live in five
 files: ``training_rules`` (when a challenger is trained), ``release_rules`` (its way to champion, and back),
-``request_rules`` (what people ask for) and ``retry_rules`` (what could not be done).
+``request_rules`` (what people ask for), ``freeze_rules`` (when nothing goes forward: each arrow down from the approval
+waits for the end of a freeze) and ``retry_rules`` (what could not be done).
 
 Three promises make duplicates, reordering and crashes harmless:
 
@@ -45,6 +46,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from kilter.loop.freeze_rules import freeze_requested, unfreeze_requested
 from kilter.loop.records import (
     ActionFailed,
     Actions,
@@ -55,6 +57,7 @@ from kilter.loop.records import (
     Awaited,
     CanaryJudged,
     Events,
+    FreezeRequested,
     GatesJudged,
     LoopEvent,
     LoopState,
@@ -67,6 +70,7 @@ from kilter.loop.records import (
     TrafficSet,
     TrainingFailed,
     TrainingFinished,
+    UnfreezeRequested,
 )
 from kilter.loop.release_rules import (
     approved,
@@ -74,6 +78,7 @@ from kilter.loop.release_rules import (
     examine_canary,
     examine_shadow,
     gates_judged,
+    go_on,
     shadow_judged,
     traffic_set,
     unload_previous,
@@ -108,10 +113,12 @@ ON: dict[type[LoopEvent], Callable[[Turn, Any], None]] = {
     RetrainRequested: retrain_requested,
     RollbackRequested: rollback_requested,
     PromoteRequested: promote_requested,
+    FreezeRequested: freeze_requested,
+    UnfreezeRequested: unfreeze_requested,
 }
 """The rule for each kind of event; a ``Tick`` needs none."""
 
-ALWAYS: tuple[Rule, ...] = (retry, examine_shadow, examine_canary, unload_previous, start_training)
+ALWAYS: tuple[Rule, ...] = (retry, go_on, examine_shadow, examine_canary, unload_previous, start_training)
 """The standing rules, in their order."""
 
 

@@ -10,7 +10,7 @@ from kilter.data.declare import Columns, Label, Window
 from kilter.evaluation.declare import Gate, beats_champion, beats_naive, log_loss
 from kilter.features.declare import FeatureView
 from kilter.monitoring.declare import Monitor, calibration, decay, drift
-from kilter.release.declare import Canary, Shadow, Step
+from kilter.release.declare import Canary, Freeze, Shadow, Step
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -66,7 +66,7 @@ class Loop(Generic[P]):
         data: Which rows a training sees; with several windows each is tried, and a nested holdout inside the training
             rows chooses between them before the gates' holdout is touched.
         gates: What a challenger has to prove before any traffic. Losing to a constant is never allowed.
-        release: The steps between gates and full traffic.
+        release: The steps between gates and full traffic, and windows in which nothing goes forward.
         monitors: What is watched while a champion serves.
         retrain: When a challenger is trained.
         fallback: The answer when no model can give one.
@@ -83,7 +83,7 @@ class Loop(Generic[P]):
     params: P | None = None
     data: Window | tuple[Window, ...] = _WINDOW
     gates: Sequence[Gate] = (beats_champion(log_loss), beats_naive(log_loss))
-    release: Sequence[Step] = (Shadow(), Canary())
+    release: Sequence[Step | Freeze] = (Shadow(), Canary())
     monitors: Sequence[Monitor] = (_DECAY, _CALIBRATION, drift())
     retrain: Retrain = Retrain(on=(_DECAY, _CALIBRATION))
     fallback: float | None = None

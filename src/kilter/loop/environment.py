@@ -16,6 +16,9 @@ from kilter.core.words import did_you_mean
 from kilter.loop.declare import ApprovalRule
 from kilter.loop.declare import Environment as EnvironmentName
 from kilter.loop.spec import BUDGET_ALLOWED, parse_budget
+from kilter.release.freeze import parse as parse_window
+from kilter.serving.retention import Retention, check_keep, parse_size
+from kilter.serving.settings import Settings, settings_of
 
 FILENAME = "kilter.toml"
 
@@ -51,9 +54,15 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
         objects: URL of the objects, when they lie elsewhere; may be a reference.
         host: Where the server listens.
         port: The server's port; 0 takes a free one.
-        replicas: How many processes serve each version.
+        replicas: How many processes serve each version, at least.
+        memory: What the models may hold in memory together, like ``"2 GB"``; none for no bound.
+        serving: How endpoints are run: the fields of ``kilter.serving.settings.Settings``.
+        endpoints: The same for single endpoints, by name.
         approve: The rule of approval here; the stricter of this and the declaration's holds.
         budget: CPU time per day here; the smaller of this and the declaration's holds.
+        keep: How much of the logs is kept, by age and size: ``keep = { predictions = { age = "90d", size = "20 GB" } }``.
+        freeze: Windows in which no release goes forward here, beside those of the declaration; see
+            ``kilter.release.freeze``.
         folder: The folder of the file, against which relative paths are meant.
     """
 
@@ -64,9 +73,23 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8700
     replicas: int = 1
+    memory: str | None = None
+    serving: dict[str, Any] = {}
+    endpoints: dict[str, dict[str, Any]] = {}
     approve: ApprovalRule | None = None
     budget: str | None = None
+    freeze: tuple[str, ...] = ()
+    keep: Retention = Retention()
     folder: str = ""
+
+    def settings(self) -> tuple[Settings, dict[str, Settings]]:
+        """Return how endpoints are run, and how those that have settings of their own are.
+
+        Raises:
+            InvalidInput: When a setting can't be honoured.
+        """
+        base = settings_of(self.serving, Settings(replicas=self.replicas), "serving")
+        return base, {name: settings_of(given, base, f"endpoints.{name}") for name, given in self.endpoints.items()}
 
     def url(self, field: str) -> str:
         """Return ``metadata`` or ``objects`` with its reference resolved; empty when it isn't said."""
@@ -97,7 +120,12 @@ def load_environment(path: str | Path, name: EnvironmentName = "dev", *, base: O
     for key, value in given.items():
         _check_value(key, value, file, name)
     try:
-        return msgspec.convert({**msgspec.structs.asdict(base), **given}, Overlay)
+        overlay = msgspec.convert({**msgspec.structs.asdict(base), **given}, Overlay)
+        overlay.settings()
+        return overlay  # noqa: TRY300
+    except InvalidInput as error:
+        where = f"{file} [env.{name}] {error.where}"
+        raise DeclarationError(error.message, where=where, allowed=error.allowed, fix=error.fix) from error
     except msgspec.ValidationError as error:
         raise DeclarationError(str(error), where=f"{file} [env.{name}]") from error
 
@@ -170,6 +198,17 @@ def _check_key(key: str, file: Path, name: str) -> None:
         )
 
 
+def _check_keep(value: object, where: str) -> None:
+    try:
+        rule = msgspec.convert(value, Retention)
+        check_keep(rule.predictions, f"{where}.predictions")
+        check_keep(rule.rows, f"{where}.rows")
+    except InvalidInput as error:
+        raise DeclarationError(error.message, where=error.where, allowed=error.allowed) from error
+    except msgspec.ValidationError as error:
+        raise DeclarationError(str(error), where=where, allowed="predictions, rows, archive") from error
+
+
 def _check_value(key: str, value: object, file: Path, name: str) -> None:
     where = f"{file} [env.{name}] {key}"
     if isinstance(value, str) and (_CREDENTIALS.match(value) or _SECRET_WORDS.search(value.partition("?")[2])):
@@ -184,7 +223,24 @@ def _check_value(key: str, value: object, file: Path, name: str) -> None:
             parse_budget(value if isinstance(value, str) else repr(value))
         except InvalidInput as error:
             raise DeclarationError(error.message, where=where, allowed=BUDGET_ALLOWED) from error
+    if key == "keep":
+        _check_keep(value, where)
+    if key == "freeze":
+        _check_freeze(value, where)
+    if key == "memory" and isinstance(value, str):
+        try:
+            parse_size(value)
+        except InvalidInput as error:
+            raise DeclarationError(error.message, where=where, allowed=error.allowed) from error
     if key == "port" and not (isinstance(value, int) and 0 <= value <= 65535):
         raise DeclarationError(f"{value!r} is no port", where=where, allowed="0 to 65535")
     if key == "replicas" and not (isinstance(value, int) and 1 <= value <= 1024):
         raise DeclarationError(f"{value!r} is no number of processes", where=where, allowed="1 to 1024")
+
+
+def _check_freeze(value: object, where: str) -> None:
+    for window in value if isinstance(value, list) else [value]:
+        try:
+            parse_window(window if isinstance(window, str) else repr(window), where)
+        except InvalidInput as error:
+            raise DeclarationError(error.message, where=where, allowed=error.allowed) from error

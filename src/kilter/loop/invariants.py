@@ -21,6 +21,7 @@ from kilter.loop.records import (
     Awaited,
     CanaryJudged,
     Events,
+    FreezeRequested,
     GatesJudged,
     JudgeGates,
     JudgeShadow,
@@ -43,10 +44,12 @@ from kilter.loop.records import (
     TrafficSet,
     TrainingFailed,
     TrainingFinished,
+    UnfreezeRequested,
 )
 from kilter.loop.summary import traffic_number, traffic_of
 from kilter.loop.training_rules import day_of
 from kilter.loop.turn import TRAFFIC, later
+from kilter.release.freeze import frozen_until
 
 Decide = Callable[[LoopState, Events], tuple[LoopState, tuple[Actions, ...]]]
 
@@ -133,6 +136,7 @@ class Watch:
         self.previous_until: datetime | None = None
         self.traffic: SetTraffic | None = None
         self.paused = False
+        self.holds: dict[str, datetime | None] = {}
         self.spent: dict[str, float] = {}
         self.last_training: datetime | None = None
         self.excused = True
@@ -261,6 +265,8 @@ class Watch:
                 self.excused = True
             case PauseRequested():
                 self.paused = self.excused = True
+            case FreezeRequested() | UnfreezeRequested():
+                self._held(event)
             case ResumeRequested():
                 self.paused, self.losing, self.excused = False, 0, True
             case Approved(version=version) if version in self.proofs:
@@ -272,12 +278,19 @@ class Watch:
             case _:
                 pass
 
+    def _held(self, event: FreezeRequested | UnfreezeRequested) -> None:
+        if isinstance(event, FreezeRequested):
+            self.holds[event.name] = event.until
+        else:
+            self.holds.pop(event.name, None)
+
     # ------------------------------------------------------------ what came out
 
     def _asked(self, action: Actions, now: datetime) -> None:
         if action.id in self.seen:
             require(self.seen[action.id] == action, "an id stands for one action only")
             require(action.id in self.open and action.id in self.failed, "only what has failed is asked for again")
+            self._not_frozen(action, now)
             self.failed.discard(action.id)
             self.attempts[action.id] += 1
             return
@@ -302,6 +315,7 @@ class Watch:
         if isinstance(action, SetTraffic) and action.mode == "solo":
             return
         require(not self.paused, "a paused loop starts nothing")
+        self._not_frozen(action, now)
         match action:
             case StartTraining():
                 self._training(action, now)
@@ -314,6 +328,15 @@ class Watch:
                 self._step(action, now)
             case Promote():
                 self._promotion(action, now)
+
+    def _not_frozen(self, action: Actions, now: datetime) -> None:
+        if not isinstance(action, Promote) and not (isinstance(action, SetTraffic) and action.challenger is not None):
+            return
+        held = any(until is None or now < until for until in self.holds.values())
+        require(
+            not held and frozen_until(self.policy.freeze, now) is None,
+            "in a freeze no challenger gets traffic, and none is promoted",
+        )
 
     def _training(self, action: StartTraining, now: datetime) -> None:
         busy = any(isinstance(entry, StartTraining | JudgeGates | JudgeShadow) for entry in self.open.values())

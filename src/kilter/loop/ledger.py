@@ -129,12 +129,22 @@ class Ledger:
             raise Conflict(f"The state of {name!r} changed meanwhile", fix="try again")
         return state, actions
 
-    def settle(self, name: str, at: datetime, *, fence: Fence | None = None) -> None:
-        """Remember that nothing was left to do at ``at``."""
+    def settle(self, name: str, at: datetime, *, revision: int | None = None, fence: Fence | None = None) -> None:
+        """Remember that nothing was left to do at ``at``.
+
+        Args:
+            name: The loop's name.
+            at: The moment.
+            revision: The revision that was looked at; when something was decided since, nothing is remembered.
+            fence: As in :meth:`feed`.
+        """
         with self._database.transaction() as connection:
             if fence is not None:
                 fence(connection)
-            connection.execute(update(loops).where(loops.c.name == name).values(settled_at=at))
+            looked_at = loops.c.name == name
+            if revision is not None:
+                looked_at &= loops.c.revision == revision
+            connection.execute(update(loops).where(looked_at).values(settled_at=at))
 
     def _locked(self, connection: Connection, name: str) -> Row:
         # SQLite's writer holds the whole database; PostgreSQL locks the row, so that two deciders take turns.

@@ -9,9 +9,10 @@ from kilter.core.words import did_you_mean
 from kilter.data.declare import Columns
 from kilter.evaluation.declare import AtLeast, BeatsChampion, BeatsNaive, Block, Fair, FasterThan, Metric
 from kilter.loop.faults import Faults, shown
+from kilter.loop.guard_checks import check_freeze, check_guards
 from kilter.loop.spec import BUDGET_ALLOWED, parse_budget
 from kilter.monitoring.declare import Calibration, Decay, Drift, Monitor
-from kilter.release.declare import Canary, Shadow
+from kilter.release.declare import Canary, Freeze, Shadow
 
 
 def check_windows(faults: Faults) -> None:
@@ -88,7 +89,7 @@ def _fair(faults: Faults, field: str, gate: Fair) -> None:
 
 def check_release(faults: Faults) -> None:
     """Check the steps between gates and full traffic."""
-    kinds = [type(step) for step in faults.loop.release]
+    kinds = [type(step) for step in faults.loop.release if not isinstance(step, Freeze)]
     if kinds not in ([], [Shadow], [Canary], [Shadow, Canary]):
         faults.wrong(
             "release",
@@ -99,6 +100,9 @@ def check_release(faults: Faults) -> None:
         faults.wrong("release", "a challenger would get all traffic at once", allowed="at least a Shadow or a Canary")
     for i, step in enumerate(faults.loop.release):
         field = f"release[{i}]"
+        if isinstance(step, Freeze):
+            check_freeze(faults, field, step)
+            continue
         bake = faults.duration(f"{field}.bake", step.bake)
         limit = faults.duration(f"{field}.limit", step.limit)
         if bake is not None and limit is not None and limit < bake:
@@ -110,6 +114,7 @@ def check_release(faults: Faults) -> None:
         faults.between(f"{field}.confidence", step.confidence, 0.5, 1)
         if isinstance(step, Canary):
             _canary(faults, field, step)
+        check_guards(faults, field, step)
 
 
 def _canary(faults: Faults, field: str, step: Canary) -> None:

@@ -16,7 +16,7 @@ from kilter.core.evidence import Finding, Verdict
 Stage = Literal[
     "candidate", "gated", "shadow", "canary", "champion", "retired", "rejected", "rolled_back", "inconclusive"
 ]
-Work = Literal["training", "gating", "approval", "shadow", "canary", "promoting", "rolling_back"]
+Work = Literal["training", "gating", "approval", "held", "shadow", "canary", "promoting", "rolling_back"]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +39,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         canary_limit: How long the last step may be extended, beyond its bake, while the evidence stays open.
         keep_warm: How long the previous champion stays loaded after a promotion.
         approval: ``owner`` waits for an approval between the gates and the first traffic.
+        freeze: Windows in which nothing goes forward; see ``kilter.release.freeze``.
     """
 
     loop: str
@@ -57,6 +58,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     canary_limit: float = 0.0
     keep_warm: float = 0.0
     approval: Literal["auto", "owner"] = "auto"
+    freeze: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------- actions
@@ -295,6 +297,29 @@ class PromoteRequested(LoopEvent, tag="PromoteRequested", frozen=True, kw_only=T
     by: str
 
 
+class FreezeRequested(LoopEvent, tag="FreezeRequested", frozen=True, kw_only=True):
+    """Someone holds releases where they are: no challenger gets traffic or more of it, and none is promoted.
+
+    Args:
+        by: Who.
+        reason: Why.
+        until: When it ends by itself, or None.
+        name: What holds them, when it is not a person: ``experiment blue-button``. Each name holds once.
+    """
+
+    by: str
+    reason: str
+    until: datetime | None = None
+    name: str = ""
+
+
+class UnfreezeRequested(LoopEvent, tag="UnfreezeRequested", frozen=True, kw_only=True):
+    """Someone lets releases go on; freeze windows of the declaration hold all the same."""
+
+    by: str
+    name: str = ""
+
+
 class Approved(LoopEvent, tag="Approved", frozen=True, kw_only=True):
     """An owner approved a version that waited for it."""
 
@@ -319,6 +344,8 @@ Events = (
     | RetrainRequested
     | RollbackRequested
     | PromoteRequested
+    | FreezeRequested
+    | UnfreezeRequested
     | Approved
 )
 
@@ -337,6 +364,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
         since: When the present stage began to take traffic (or to wait), or None before the endpoint confirmed it.
         due: When the present stage is next examined: the end of a bake, or the next look. None before ``since``.
         look: How many looks at the shadow were taken.
+        passed: The shadow was judged with ``pass``, and the canary waits for the end of a freeze.
         evidence: The canary's latest verdict: harm can come later than good days, so a ``pass`` has to stand when it is used.
         outcome: The stage that the version gets when the training or gating in flight ends, once it was withdrawn.
         reason: Why it was withdrawn.
@@ -350,6 +378,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime | None = None
     due: datetime | None = None
     look: int = 0
+    passed: bool = False
     evidence: Verdict = "inconclusive"
     outcome: Stage | None = None
     reason: str = ""
@@ -362,11 +391,29 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
         action: The action.
         attempts: How often it was asked for, counting the present attempt.
         not_before: Set while the last attempt has failed and the next one waits for this moment.
+        held: A freeze has put the next attempt off; it comes when that is over.
     """
 
     action: Awaited
     attempts: int = 1
     not_before: datetime | None = None
+    held: bool = False
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """A freeze that was asked for.
+
+    Args:
+        name: What holds, when it is not a person.
+        by: Who asked for it.
+        reason: Why.
+        until: When it ends by itself, or None.
+    """
+
+    name: str
+    by: str
+    reason: str
+    until: datetime | None
 
 
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):
@@ -388,6 +435,7 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
         budget_day: The UTC day that ``spent`` belongs to.
         spent: CPU seconds of the trainings that ended on that day.
         cost: CPU seconds of the latest training that succeeded; what is left of a budget is saved for one that fits.
+        holds: Freezes that were asked for, those that are over among them until the next change.
         rejections: Challengers in a row that did not become champion.
         failures: Trainings in a row that failed.
         now: The latest moment that any event carried; time never goes back from here.
@@ -408,6 +456,7 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     budget_day: str = ""
     spent: float = 0.0
     cost: float = 0.0
+    holds: tuple[Hold, ...] = ()
     rejections: int = 0
     failures: int = 0
     now: datetime | None = None

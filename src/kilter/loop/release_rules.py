@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kilter.loop.freeze_rules import is_frozen
 from kilter.loop.records import (
     Approved,
     CanaryJudged,
@@ -23,6 +24,9 @@ SHORTEST_LOOK = 60.0
 
 SERVING = ("shadow", "canary", "promoting")
 """The works in which a challenger has, or is about to get, traffic."""
+
+UNSEEN = frozenset({"training", "gating", "approval", "held"})
+"""The works in which the endpoint knows nothing of the challenger."""
 
 # ---------------------------------------------------------------- gates
 
@@ -91,8 +95,13 @@ def approved(turn: Turn, event: Approved) -> None:
 
 
 def first_step(turn: Turn, release: Release, version: int) -> None:
-    """Begin with the shadow, else with the canary; with nobody to compare with, or nothing to do, promote."""
-    if turn.state.champion is None:
+    """Begin with the shadow, else with the canary; with nobody to compare with, or nothing to do, promote.
+
+    In a freeze it waits, and begins when that is over.
+    """
+    if is_frozen(turn.state, turn.now):
+        turn.change_release(release, work="held", since=turn.now, due=None)
+    elif turn.state.champion is None:
         promote(turn, release, version)
     elif release.policy.shadow_bake is not None:
         _serve(turn, release, version, SetTraffic(id=turn.number(), champion=turn.state.champion, mode="shadow"))
@@ -108,6 +117,17 @@ def first_canary_step(turn: Turn, release: Release, version: int) -> None:
         promote(turn, release, version)
 
 
+def go_on(turn: Turn) -> None:
+    """Standing rule: begin what a freeze has held, once it is over."""
+    release = turn.state.release
+    if release is None or release.version is None or is_frozen(turn.state, turn.now):
+        return
+    if release.work == "held":
+        first_step(turn, release, release.version)
+    elif release.work == "shadow" and release.passed:
+        first_canary_step(turn, release, release.version)
+
+
 def canary_step(turn: Turn, release: Release, version: int, step: int) -> None:
     """Give the challenger the share of this step."""
     champion = turn.state.champion
@@ -120,7 +140,7 @@ def canary_step(turn: Turn, release: Release, version: int, step: int) -> None:
 
 def _serve(turn: Turn, release: Release, version: int, traffic: SetTraffic, step: int = 0) -> None:
     work = "canary" if traffic.mode == "canary" else "shadow"
-    turn.change_release(release, work=work, step=step, since=None, due=None)
+    turn.change_release(release, work=work, step=step, passed=False, since=None, due=None)
     turn.ask(
         SetTraffic(
             id=traffic.id,
@@ -135,7 +155,7 @@ def _serve(turn: Turn, release: Release, version: int, traffic: SetTraffic, step
 
 def promote(turn: Turn, release: Release, version: int) -> None:
     """Move the alias and all traffic to the version."""
-    turn.change_release(release, work="promoting", since=None, due=None)
+    turn.change_release(release, work="promoting", passed=False, since=None, due=None)
     turn.ask(Promote(id=turn.number(), version=version, previous=turn.state.champion))
 
 
@@ -169,7 +189,9 @@ def shadow_judged(turn: Turn, event: ShadowJudged) -> None:
     release = turn.state.release
     if release is None or release.work != "shadow" or release.version != event.version:
         return
-    if event.verdict == "pass":
+    if event.verdict == "pass" and is_frozen(turn.state, turn.now):
+        turn.change_release(release, passed=True, due=None)
+    elif event.verdict == "pass":
         first_canary_step(turn, release, event.version)
     elif event.verdict == "fail":
         withdraw_shadow(turn, release, "rejected", event.finding.sentence())
@@ -191,14 +213,21 @@ def look_again(turn: Turn, release: Release, reason: str) -> None:
 
 
 def examine_canary(turn: Turn) -> None:
-    """Standing rule: go on at the end of a step's bake; after the last step, promote on proof, or give up at the limit."""
+    """Standing rule: go on at the end of a step's bake; after the last step, promote on proof, or give up at the limit.
+
+    In a freeze it only gives up.
+    """
     release = turn.state.release
     if release is None or release.work != "canary" or release.version is None or not _due(turn, release):
         return
-    if release.step + 1 < len(release.policy.canary_steps):
-        canary_step(turn, release, release.version, release.step + 1)
-    elif release.evidence == "pass":
-        promote(turn, release, release.version)
+    last = release.step + 1 >= len(release.policy.canary_steps)
+    if not last or release.evidence == "pass":
+        if is_frozen(turn.state, turn.now):
+            return
+        if last:
+            promote(turn, release, release.version)
+        else:
+            canary_step(turn, release, release.version, release.step + 1)
     elif release.due is not None and turn.now >= later(release.due, release.policy.canary_limit):
         roll_back(turn, release, "inconclusive", "canary: no proof either way within its limit")
         count_rejection(turn)
@@ -283,7 +312,7 @@ def unload_previous(turn: Turn) -> None:
         return
     if state.previous_until is None or turn.now < state.previous_until or state.champion is None:
         return
-    if state.release is not None and state.release.work not in {"training", "gating", "approval"}:
+    if state.release is not None and state.release.work not in UNSEEN:
         return
     if turn.awaits(TRAFFIC):
         return
@@ -309,7 +338,7 @@ def take_back(turn: Turn, release: Release, stage: Stage, reason: str) -> bool:
     version = release.version
     if release.work in {"training", "gating"}:
         _withdraw_work(turn, release, stage, reason)
-    elif release.work == "approval" and version is not None:
+    elif release.work in {"approval", "held"} and version is not None:
         turn.mark(version, stage, reason)
         turn.end_release()
     elif release.work == "shadow":
@@ -340,7 +369,7 @@ def withdraw_shadow(turn: Turn, release: Release, stage: Stage, reason: str) -> 
     """Take the challenger out of the shadow."""
     if turn.state.champion is None or release.version is None:
         return
-    turn.change_release(release, work="rolling_back", since=None, due=None, reason=reason)
+    turn.change_release(release, work="rolling_back", passed=False, since=None, due=None, reason=reason)
     turn.ask(SetTraffic(id=turn.number(), champion=turn.state.champion, warm=turn.warm()))
     turn.mark(release.version, stage, reason)
 
@@ -349,7 +378,7 @@ def roll_back(turn: Turn, release: Release, stage: Stage, reason: str) -> None:
     """Give all traffic back to the champion, even while something else is pending."""
     if turn.state.champion is None or release.version is None:
         return
-    turn.change_release(release, work="rolling_back", since=None, due=None, reason=reason)
+    turn.change_release(release, work="rolling_back", passed=False, since=None, due=None, reason=reason)
     turn.ask(
         RollBack(
             id=turn.number(),

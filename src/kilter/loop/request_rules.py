@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kilter.loop.freeze_rules import freeze_reason, is_frozen
 from kilter.loop.records import PauseRequested, PromoteRequested, ResumeRequested, RollbackRequested
 from kilter.loop.release_rules import count_rejection, promote, return_champion, take_back
 from kilter.loop.turn import Turn
@@ -52,6 +53,8 @@ def promote_requested(turn: Turn, event: PromoteRequested) -> None:
     state, release = turn.state, turn.state.release
     if release is None or release.version != event.version:
         refusal = "it is not in flight"
+    elif release.work in {"shadow", "canary", "held"} and is_frozen(state, turn.now):
+        refusal = f"releases are frozen ({freeze_reason(state, turn.now)})"
     elif release.work in {"shadow", "canary"}:
         promote(turn, release, event.version)
         return

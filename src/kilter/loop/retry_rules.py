@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 
 from msgspec.structs import replace
 
+from kilter.loop.freeze_rules import clear_from, goes_forward
 from kilter.loop.records import (
     ActionFailed,
     Awaited,
     JudgeGates,
     JudgeShadow,
+    LoopState,
     Pending,
     Promote,
     Release,
@@ -19,7 +22,7 @@ from kilter.loop.records import (
 )
 from kilter.loop.release_rules import count_rejection, gates_refused, look_again, roll_back
 from kilter.loop.training_rules import failed
-from kilter.loop.turn import Turn, later
+from kilter.loop.turn import FAR, Turn, later
 
 FIRST_PAUSE = 10.0
 """Seconds before the second attempt; doubled each time."""
@@ -103,15 +106,26 @@ def _give_up(turn: Turn, release: Release, action: Awaited, reason: str) -> None
             count_rejection(turn)
 
 
+def due_at(state: LoopState, entry: Pending) -> datetime | None:
+    """Return when an action that failed is asked for again; None when only a person can end the freeze that holds it."""
+    if entry.not_before is None or state.now is None or not goes_forward(entry.action):
+        return entry.not_before
+    return clear_from(state, state.now if entry.held else max(entry.not_before, state.now))
+
+
 def retry(turn: Turn) -> None:
-    """Standing rule: ask again for what has waited long enough, under the same id."""
-    if not any(entry.not_before is not None and turn.now >= entry.not_before for entry in turn.state.pending):
-        return
-    pending = []
-    for entry in turn.state.pending:
-        if entry.not_before is not None and turn.now >= entry.not_before:
-            turn.actions.append(entry.action)
-            pending.append(replace(entry, attempts=entry.attempts + 1, not_before=None))
-        else:
-            pending.append(entry)
-    turn.change(pending=tuple(pending))
+    """Standing rule: ask again for what has waited long enough, under the same id; in a freeze put off what goes forward."""
+    pending = tuple(_retried(turn, entry) for entry in turn.state.pending)
+    if pending != turn.state.pending:
+        turn.change(pending=pending)
+
+
+def _retried(turn: Turn, entry: Pending) -> Pending:
+    if entry.not_before is None or (turn.now < entry.not_before and not entry.held):
+        return entry
+    if goes_forward(entry.action):
+        clear = clear_from(turn.state, turn.now)
+        if clear != turn.now:
+            return replace(entry, not_before=FAR if clear is None else clear, held=True)
+    turn.actions.append(entry.action)
+    return replace(entry, attempts=entry.attempts + 1, not_before=None, held=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeAlias
 
@@ -23,18 +24,23 @@ from kilter.journal.service import Journal
 from kilter.loop.building import views_of
 from kilter.loop.checks import require
 from kilter.loop.declare import ApprovalRule, Environment
+from kilter.loop.drill import Drill, last_drill, note, rehearse
+from kilter.loop.freeze_rules import freeze_reason, is_frozen
 from kilter.loop.ledger import Ledger, Row
 from kilter.loop.plan import Change, plan
+from kilter.loop.recorded import watched_inputs
 from kilter.loop.records import (
     Applied,
     Approved,
     Events,
+    FreezeRequested,
     LoopState,
     PauseRequested,
     PromoteRequested,
     ResumeRequested,
     RetrainRequested,
     RollbackRequested,
+    UnfreezeRequested,
 )
 from kilter.loop.spec import Declared, LoopSpec, load_source, policy_of, spec_from_json, spec_of
 from kilter.loop.summary import Summary, summary
@@ -42,8 +48,10 @@ from kilter.loop.tables import loops, specs
 from kilter.loop.why import Why, explain
 from kilter.operations.table import operation
 from kilter.registry.service import ModelService, split_reference
+from kilter.release.freeze import parse as parse_window
 from kilter.serving.recording import PREDICTION_ID
 from kilter.serving.records import CONSTANT
+from kilter.serving.redaction import RecordingService, check_monitors
 from kilter.serving.service import EndpointService
 
 Events_: TypeAlias = list[Event]
@@ -79,6 +87,7 @@ class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
         settled_at: The time up to which the controller had nothing left to do, or None when none ran yet.
         summary: Champion, challenger, traffic, alarms, and what it waits for.
         failure: Why the latest training failed; None when it did not.
+        drill: The latest rehearsed rollback, or None.
     """
 
     name: str
@@ -91,6 +100,7 @@ class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
     settled_at: datetime | None
     summary: Summary
     failure: str | None = None
+    drill: Drill | None = None
 
 
 class LoopService:
@@ -139,6 +149,7 @@ class LoopService:
         env: Environment = "dev",
         approval: ApprovalRule | None = None,
         budget: str | None = None,
+        freeze: Sequence[str] = (),
     ) -> Planned:
         """Return what applying a declaration would change; nothing is written.
 
@@ -149,10 +160,14 @@ class LoopService:
             env: The environment it would run in.
             approval: The environment's own rule of approval; the stricter of this and the declaration's holds.
             budget: The environment's own budget; the smaller of this and the declaration's holds.
+            freeze: The environment's own freeze windows; they hold beside the declaration's.
         """
         declared = self._checked(source, filename, name)
         spec = spec_of(declared)
-        policy_of(spec, env, approve=approval, budget=budget)
+        check_monitors(
+            RecordingService(self._database, self._clock).get(spec.name).rule, watched_inputs(spec), filename
+        )
+        policy_of(spec, env, approve=approval, budget=budget, freeze=_windows(freeze))
         before = self._applied(spec.name)
         return Planned(
             loop=spec.name,
@@ -172,6 +187,7 @@ class LoopService:
         expect: str | None = None,
         approval: ApprovalRule | None = None,
         budget: str | None = None,
+        freeze: Sequence[str] = (),
     ) -> Planned:
         """Make a declaration so: the controller trains what is missing, and keeps it going from here on.
 
@@ -184,6 +200,7 @@ class LoopService:
             expect: Refuse when another declaration than this digest is applied now.
             approval: The environment's own rule of approval; the stricter of this and the declaration's holds.
             budget: The environment's own budget; the smaller of this and the declaration's holds.
+            freeze: The environment's own freeze windows; they hold beside the declaration's.
 
         Raises:
             DeclarationError: When the declaration can't work; nothing is written then.
@@ -191,7 +208,10 @@ class LoopService:
         """
         declared = self._checked(source, filename, name)
         spec = spec_of(declared)
-        policy = policy_of(spec, env, approve=approval, budget=budget)
+        check_monitors(
+            RecordingService(self._database, self._clock).get(spec.name).rule, watched_inputs(spec), filename
+        )
+        policy = policy_of(spec, env, approve=approval, budget=budget, freeze=_windows(freeze))
         before = self._applied(spec.name)
         if expect is not None and (before.digest if before else "") != expect:
             raise Conflict(
@@ -311,6 +331,7 @@ class LoopService:
             settled_at=row.settled_at,
             summary=summary(row.state),
             failure=self._failure(row) if row.state.failures else None,
+            drill=last_drill(self._journal, row.name),
         )
 
     def _failure(self, row: Row) -> str | None:
@@ -452,6 +473,25 @@ class LoopService:
             )
         return self._ask(loop, RollbackRequested(at=self._clock.now(), by=by, reason=reason or "taken back by hand"))
 
+    @operation(writes=True, role="operator", repeatable=True)
+    def drill(self, loop: str, by: str = "") -> Drill:
+        """Rehearse a rollback on the live endpoint: prove that the version before is warm and answers, and time the move.
+
+        Nobody gets another answer than without it. The result is kept in the journal, failed drills too.
+
+        Args:
+            loop: The loop's name.
+            by: Who asks.
+
+        Raises:
+            Conflict: When there is no previous champion that is still loaded, or a release is in flight.
+            Unavailable: When no front serves the endpoint.
+        """
+        found = rehearse(loop, self.ledger.row(loop).state, self._endpoints, self._clock, by)
+        with self._database.transaction() as connection:
+            note(self._journal, connection, loop, found)
+        return found
+
     @operation(writes=True, role="owner")
     def promote(self, loop: str, version: int | str, by: str = "") -> LoopStatus:
         """End the bake of the gated release in flight and give it all traffic now.
@@ -474,7 +514,43 @@ class LoopService:
             )
         if release.work not in {"shadow", "canary"}:
             raise Conflict(f"v{number} of {loop!r} is in {release.work}", where="promote", allowed="shadow or canary")
+        now = self._clock.now()
+        if is_frozen(row.state, now):
+            raise Conflict(
+                f"releases of {loop!r} are frozen: {freeze_reason(row.state, now)}",
+                where="promote",
+                fix="wait for its end, or end a freeze that was asked for with `kilter unfreeze`",
+            )
         return self._ask(loop, PromoteRequested(at=self._clock.now(), version=number, by=by))
+
+    @operation(writes=True, role="operator", repeatable=True)
+    def freeze(self, loop: str, reason: str = "", until: datetime | None = None, by: str = "") -> LoopStatus:
+        """Hold releases where they are: no challenger gets traffic or more of it, and none is promoted. Going back is free.
+
+        Args:
+            loop: The loop's name.
+            reason: Why.
+            until: When it ends by itself, with a time zone; without it only ``unfreeze`` ends it.
+            by: Who asks.
+        """
+        now = self._clock.now()
+        if until is not None and (until.tzinfo is None or until <= now):
+            raise InvalidInput(
+                "the end of the freeze is not a moment to come",
+                where="until",
+                allowed=f"a time with its zone, after {now:%Y-%m-%dT%H:%M}Z",
+            )
+        return self._ask(loop, FreezeRequested(at=now, by=by, reason=reason, until=until))
+
+    @operation(writes=True, role="operator", repeatable=True)
+    def unfreeze(self, loop: str, by: str = "") -> LoopStatus:
+        """Let releases go on; windows of the declaration or the environment, and running experiments, hold all the same.
+
+        Args:
+            loop: The loop's name.
+            by: Who asks.
+        """
+        return self._ask(loop, UnfreezeRequested(at=self._clock.now(), by=by))
 
     @operation(writes=True, role="owner")
     def approve(self, loop: str, version: int | str, by: str, comment: str = "") -> LoopStatus:
@@ -502,6 +578,12 @@ class LoopService:
     def _ask(self, loop: str, event: Events) -> LoopStatus:
         self.ledger.feed(loop, event)
         return self.status(loop)
+
+
+def _windows(given: Sequence[str]) -> tuple[str, ...]:
+    for window in given:
+        parse_window(window)
+    return tuple(given)
 
 
 class JournalService:

@@ -27,6 +27,7 @@ from kilter.loop.records import (
     Awaited,
     CanaryJudged,
     Events,
+    FreezeRequested,
     LoopState,
     Mark,
     Notify,
@@ -38,12 +39,15 @@ from kilter.loop.records import (
     RollbackRequested,
     Tick,
     TrafficSet,
+    UnfreezeRequested,
 )
 from kilter.loop.simulated_world import FINDING, Chaos, World
 from kilter.loop.summary import next_deadline, summary, traffic
 
 START = datetime(2013, 3, 1, tzinfo=UTC)
 MONITORS = ("decay(log_loss)", "calibration", "drift(psi)")
+
+FREEZES = ((), (), (), ("2013-03-03 to 2013-03-05",), ("0 16 * * fri for 64h", "2013-03-11T06:00 to 2013-03-12"))
 
 _HOUR = 3600.0
 _DAY = 86400.0
@@ -136,6 +140,7 @@ class Schedule:
             canary_limit=pick((0.0, _DAY)),
             keep_warm=pick((0.0, _DAY, 4 * _DAY)),
             approval=pick(("auto", "auto", "owner")),
+            freeze=pick(FREEZES),
         )
 
     # ------------------------------------------------------------ driving
@@ -262,11 +267,18 @@ class Schedule:
                 PauseRequested(at=at, by="someone", reason="drawn"),
                 RollbackRequested(at=at, by="someone", reason="drawn"),
                 PromoteRequested(at=at, version=version, by="someone"),
+                self._draw_freeze(),
+                UnfreezeRequested(at=at, by="someone", name=random.choice(("", "experiment"))),
                 Approved(at=at, version=version, by="owner"),
                 Approved(at=at, version=version, by="owner"),
                 TrafficSet(at=at, action=self._draw_stranger()),
             )
         )
+
+    def _draw_freeze(self) -> FreezeRequested:
+        until = self.random.choice((None, self.world.now + timedelta(seconds=self.random.random() * 3 * _DAY)))
+        name = self.random.choice(("", "experiment"))
+        return FreezeRequested(at=self.world.now, by="someone", reason="drawn", until=until, name=name)
 
     def _draw_stranger(self) -> str:
         name = f"simulated/{self.random.randrange(self.state.sequence + 1)}"
@@ -302,6 +314,8 @@ class Schedule:
         self.trace.entries.append(("the chaos stops", None, ()))
         self.restart()
         world.send(Applied(at=world.now, policy=replace(self.state.policy, every=None, on=(), approval="auto")))
+        for name in ("", "experiment"):
+            world.send(UnfreezeRequested(at=world.now, by="someone", name=name))
         latest = world.now + _PATIENCE
         for _ in range(_ROUNDS):
             if not self._calm_step():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import symtable
 from collections.abc import Iterator
 
 from kilter.core.errors import DeclarationError
@@ -143,8 +144,14 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
 
 
 def _names(node: ast.AST) -> set[str]:
-    """Return every name that a statement reads or binds."""
-    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    """Return the names of the file's top level that a statement reads or binds; an argument of the same name is another."""
+    return _top_level(symtable.symtable(ast.unparse(node), "<statement>", "exec"))
+
+
+def _top_level(table: symtable.SymbolTable) -> set[str]:
+    everything = table.get_type() == "module"
+    found = {symbol.get_name() for symbol in table.get_symbols() if everything or symbol.is_global()}
+    return found.union(*(_top_level(child) for child in table.get_children()))
 
 
 def _free(node: ast.AST) -> set[str]:

@@ -7,7 +7,7 @@ import linecache
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +27,7 @@ from kilter.loop.source import Source
 Json: TypeAlias = Any
 """A JSON value."""
 
-_DURATION_FIELDS = frozenset({"bake", "limit", "over", "lag", "holdout", "every", "cooldown", "p99"})
+_DURATION_FIELDS = frozenset({"bake", "limit", "over", "lag", "holdout", "every", "cooldown", "p99", "within"})
 _BUDGET = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*cpu-(s|min|h)\s*/\s*day\s*$")
 _BUDGET_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
@@ -429,8 +429,8 @@ def _written(value: object) -> dict[str, Json]:
             fields[field.name] = _duration(given)
         elif dataclasses.is_dataclass(given):
             fields[field.name] = _written(given)
-        elif isinstance(given, tuple):
-            fields[field.name] = list(given)
+        elif isinstance(given, tuple | list):
+            fields[field.name] = [_written(one) if dataclasses.is_dataclass(one) else one for one in given]
         else:
             fields[field.name] = given
     return fields
@@ -460,7 +460,12 @@ def parse_budget(text: str, *, where: str = "budget") -> float:
 
 
 def policy_of(
-    spec: LoopSpec, environment: Environment = "dev", *, approve: str | None = None, budget: str | None = None
+    spec: LoopSpec,
+    environment: Environment = "dev",
+    *,
+    approve: str | None = None,
+    budget: str | None = None,
+    freeze: Sequence[str] = (),
 ) -> Policy:
     """Return the part of a declaration that ``decide`` needs.
 
@@ -469,12 +474,14 @@ def policy_of(
         environment: Where it runs: chooses the rule of approval.
         approve: The environment's own rule, when ``kilter.toml`` gives one; the stricter of the two holds.
         budget: The environment's own budget, when ``kilter.toml`` gives one; the smaller of the two holds.
+        freeze: The environment's own freeze windows; they hold beside the declaration's.
     """
     shadow = next((step.values for step in spec.release if step.kind == "Shadow"), None)
     canary = next((step.values for step in spec.release if step.kind == "Canary"), None)
     budgets = [parse_budget(text) for text in (spec.retrain.budget, budget) if text is not None]
     rules = {spec.approve.get(environment, "auto"), approve or "auto"}
     bake = _seconds(canary["bake"]) if canary else 0.0
+    declared = [window for step in spec.release if step.kind == "Freeze" for window in step.values["windows"]]
     return Policy(
         loop=spec.name,
         owner=spec.owner,
@@ -491,6 +498,7 @@ def policy_of(
         canary_limit=_seconds(canary["limit"]) if canary else 0.0,
         keep_warm=bake or KEEP_WARM,
         approval="owner" if "owner" in rules else "auto",
+        freeze=tuple(dict.fromkeys([*declared, *freeze])),
     )
 
 

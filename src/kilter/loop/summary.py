@@ -7,11 +7,20 @@ from typing import Literal
 
 import msgspec
 
-from kilter.loop.records import LoopState, Promote, Release, RollBack, SetTraffic, Stage, Traffic, Work
+from kilter.loop.freeze_rules import clear_from, freeze_reason
+from kilter.loop.records import LoopState, Promote, RollBack, SetTraffic, Stage, Traffic, Work
+from kilter.loop.release_rules import UNSEEN
+from kilter.loop.retry_rules import due_at
 from kilter.loop.training_rules import affordable, budget_left, cooled, scheduled, wanted
 from kilter.loop.turn import TRAFFIC, later
 
-_STAGES: dict[Work, Stage] = {"gating": "candidate", "approval": "gated", "shadow": "shadow", "canary": "canary"}
+_STAGES: dict[Work, Stage] = {
+    "gating": "candidate",
+    "approval": "gated",
+    "held": "gated",
+    "shadow": "shadow",
+    "canary": "canary",
+}
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +46,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         failures: Trainings in a row that failed.
         budget_left: CPU seconds of the day's budget that are left, or None without one.
         retrying: How many actions have failed and wait for their next attempt.
+        frozen: Why nothing goes forward now; empty when nothing holds it.
+        frozen_until: When the freeze ends by itself, or None.
     """
 
     loop: str
@@ -58,6 +69,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     failures: int
     budget_left: float | None
     retrying: int
+    frozen: str = ""
+    frozen_until: datetime | None = None
 
 
 def traffic_of(action: Traffic) -> SetTraffic:
@@ -98,10 +111,10 @@ def next_deadline(state: LoopState) -> datetime | None:
 
     A driver that ticks at this moment (or soon after) misses nothing; a moment in the past means: tick now.
     """
-    moments = [entry.not_before for entry in state.pending if entry.not_before is not None]
-    release = state.release
-    if release is not None and release.due is not None and not state.pending:
-        moments.append(_stage_deadline(release, release.due))
+    moments = [moment for entry in state.pending if (moment := due_at(state, entry)) is not None]
+    stage = _stage_deadline(state)
+    if stage is not None and not state.pending:
+        moments.append(stage)
     if state.previous_until is not None and state.paused is None and not _unloading_waits(state):
         moments.append(state.previous_until)
     training = _training_deadline(state)
@@ -110,17 +123,25 @@ def next_deadline(state: LoopState) -> datetime | None:
     return min(moments, default=None)
 
 
-def _stage_deadline(release: Release, due: datetime) -> datetime:
-    last = release.step + 1 == len(release.policy.canary_steps)
-    if release.work == "canary" and last and release.evidence != "pass":
-        return later(due, release.policy.canary_limit)
-    return due
+def _stage_deadline(state: LoopState) -> datetime | None:
+    """Return when the release in flight is next looked at; what would go forward waits for the end of a freeze."""
+    release = state.release
+    if release is None or state.now is None:
+        return None
+    if release.work == "held" or release.passed:
+        return clear_from(state, state.now)
+    if release.due is None or release.work != "canary":
+        return release.due
+    last = release.step + 1 >= len(release.policy.canary_steps)
+    if last and release.evidence != "pass":
+        return later(release.due, release.policy.canary_limit)
+    return clear_from(state, max(release.due, state.now))
 
 
 def _unloading_waits(state: LoopState) -> bool:
     if any(isinstance(entry.action, TRAFFIC) for entry in state.pending):
         return True
-    return state.release is not None and state.release.work not in {"training", "gating", "approval"}
+    return state.release is not None and state.release.work not in UNSEEN
 
 
 def _training_deadline(state: LoopState) -> datetime | None:
@@ -144,6 +165,7 @@ _WAITING: dict[Work, str] = {
     "training": "the training to end",
     "gating": "the gates to be judged",
     "approval": "the approval of {owner}",
+    "held": "the end of the freeze{until}",
     "shadow": "labels for the shadow{until}",
     "canary": "labels for the canary{until}",
     "promoting": "the endpoint to take up the new champion",
@@ -158,6 +180,8 @@ def _waiting(state: LoopState, deadline: datetime | None) -> str:
         return _idle(state, until)
     if any(entry.not_before is not None for entry in state.pending):
         return f"the next attempt of what failed{until}"
+    if release.passed and release.work == "shadow":
+        return f"the end of the freeze{until}"
     if release.work in {"shadow", "canary"} and release.due is None:
         return "the endpoint to take up the challenger"
     return _WAITING[release.work].format(owner=release.policy.owner, until=until)
@@ -203,4 +227,6 @@ def summary(state: LoopState, now: datetime | None = None) -> Summary:
         failures=state.failures,
         budget_left=state.policy.budget if moment is None else budget_left(state, moment),
         retrying=sum(entry.not_before is not None for entry in state.pending),
+        frozen="" if moment is None else freeze_reason(state, moment),
+        frozen_until=None if moment is None or (clear := clear_from(state, moment)) == moment else clear,
     )

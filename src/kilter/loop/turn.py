@@ -28,7 +28,8 @@ TRAFFIC = (SetTraffic, Promote, RollBack)
 """The actions that say how the endpoint serves."""
 
 _SUPERSEDED = (SetTraffic, Promote, RollBack, JudgeShadow)
-_FAR = datetime.max.replace(tzinfo=UTC)
+FAR = datetime.max.replace(tzinfo=UTC)
+"""The last moment of the calendar."""
 
 A = TypeVar("A", bound=Awaited)
 
@@ -38,7 +39,7 @@ def later(moment: datetime, seconds: float) -> datetime:
     try:
         return moment + timedelta(seconds=seconds)
     except (OverflowError, ValueError):
-        return _FAR
+        return FAR
 
 
 class Turn:

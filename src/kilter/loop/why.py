@@ -89,7 +89,12 @@ def explain(
         )
         for approval in history.approvals
     )
-    links.extend(Link(at=mark.at, step="stage", title=f"{mark.stage}: {mark.reason}") for mark in history.stages)
+    links.extend(
+        Link(at=mark.at, step="stage", title=f"{mark.stage}: {mark.reason}")
+        for mark in history.stages
+        # The registry's own mark says why it was trained, which is the trigger's line already.
+        if (mark.stage, mark.reason) != ("candidate", version.trigger)
+    )
     order = {name: place for place, name in enumerate(_ORDER)}
     chain = tuple(sorted(links, key=lambda link: (link.at, order.get(link.step, 99), link.seq)))
     return Why(
@@ -107,9 +112,7 @@ _ORDER = ("alarm", "trigger", "data", "run", "gates", "approval", "shadow", "can
 
 
 def _alarm(event: Event) -> str:
-    findings = _findings(event)
-    said = f"{event.data.get('monitor')} on v{event.data.get('version')}"
-    return f"{said}: {findings[0].sentence()}" if findings else said
+    return f"{event.data.get('monitor')} on v{event.data.get('version')}"
 
 
 def _findings(event: Event) -> tuple[Finding, ...]:

@@ -7,7 +7,7 @@ database or a running server.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ import msgspec
 
 from kilter.core.clock import Clock, SystemClock
 from kilter.core.digests import digest_json
-from kilter.core.errors import InvalidInput, Unavailable
+from kilter.core.errors import InvalidInput, NotFound, Unavailable
 from kilter.data.service import DataService
 from kilter.engines.clock import SharedClock
 from kilter.engines.location import locate
@@ -30,6 +30,9 @@ from kilter.engines.tables.store import TableStore
 from kilter.features.online import OnlineFeatures
 from kilter.features.service import FeatureService
 from kilter.journal.service import Journal
+from kilter.loop.deployments import DeploymentService
+from kilter.loop.experiments import ExperimentService
+from kilter.loop.recorded import watched_inputs
 from kilter.loop.service import JournalService, LoopService
 from kilter.monitoring.service import MonitorService
 from kilter.operations.client import Remote
@@ -37,6 +40,10 @@ from kilter.operations.running import RunFolder
 from kilter.operations.table import Registry, collect
 from kilter.registry.service import ModelService
 from kilter.release.service import ReleaseService
+from kilter.serving.consumers import ConsumerService
+from kilter.serving.keys import KeyService
+from kilter.serving.logs import LogService
+from kilter.serving.redaction import RecordingService
 from kilter.serving.service import EndpointService
 from kilter.tracking.service import RunService
 
@@ -109,6 +116,12 @@ class Store(msgspec.Struct, frozen=True):
         return cls(database, _below(objects, "objects"), tables, str(Path(place).expanduser().resolve()), text)
 
     @property
+    def archive(self) -> str:
+        """URL of the archive of predictions, beside the tables."""
+        head, mark, options = self.tables.partition("?")
+        return f"{head.rstrip('/').rpartition('/')[0]}/archive{mark}{options}"
+
+    @property
     def folder(self) -> Path:
         """The local folder."""
         return Path(self.home)
@@ -169,6 +182,26 @@ class Kilter(Protocol):
         ...
 
     @property
+    def keys(self) -> KeyService:
+        """Who may call endpoints."""
+        ...
+
+    @property
+    def consumers(self) -> ConsumerService:
+        """Who calls endpoints."""
+        ...
+
+    @property
+    def recording(self) -> RecordingService:
+        """What is recorded of the endpoints' inputs."""
+        ...
+
+    @property
+    def logs(self) -> LogService:
+        """The logs on disk."""
+        ...
+
+    @property
     def monitors(self) -> MonitorService:
         """Monitors, profiles and alerts."""
         ...
@@ -179,6 +212,11 @@ class Kilter(Protocol):
         ...
 
     @property
+    def experiments(self) -> ExperimentService:
+        """Experiments on endpoints."""
+        ...
+
+    @property
     def loops(self) -> LoopService:
         """Loops."""
         ...
@@ -186,6 +224,11 @@ class Kilter(Protocol):
     @property
     def journal(self) -> JournalService:
         """What happened."""
+        ...
+
+    @property
+    def deployments(self) -> DeploymentService:
+        """Models without a loop."""
         ...
 
     def close(self) -> None:
@@ -199,10 +242,16 @@ SERVICES: dict[str, type] = {
     "runs": RunService,
     "models": ModelService,
     "endpoints": EndpointService,
+    "keys": KeyService,
+    "consumers": ConsumerService,
+    "recording": RecordingService,
+    "logs": LogService,
     "monitors": MonitorService,
     "releases": ReleaseService,
+    "experiments": ExperimentService,
     "loops": LoopService,
     "journal": JournalService,
+    "deployments": DeploymentService,
 }
 """Noun to service class: the table from which HTTP, the client, the command line and MCP are derived."""
 
@@ -320,6 +369,34 @@ class Workspace:
         return EndpointService(self.database, self.clock, self.prediction_logs())
 
     @cached_property
+    def keys(self) -> KeyService:
+        """Who may call endpoints."""
+        return KeyService(self.database, self.clock)
+
+    @cached_property
+    def consumers(self) -> ConsumerService:
+        """Who calls endpoints."""
+        return ConsumerService(self.database, self.clock)
+
+    @cached_property
+    def recording(self) -> RecordingService:
+        """What is recorded of the endpoints' inputs."""
+        return RecordingService(self.database, self.clock, self._watched)
+
+    def _watched(self, loop: str) -> Mapping[str, Sequence[str]]:
+        """Return which inputs the monitors of a loop look at; none for an endpoint that has no loop."""
+        try:
+            return watched_inputs(self.loops.spec(loop))
+        except NotFound:
+            return {}
+
+    @cached_property
+    def logs(self) -> LogService:
+        """The logs on disk."""
+        folder = self.store.folder / "log"
+        return LogService(self.database, self.clock, folder, lambda: self.data, self.store.archive)
+
+    @cached_property
     def monitors(self) -> MonitorService:
         """Monitors, profiles and alerts."""
         return MonitorService(self.database, self.clock)
@@ -328,6 +405,22 @@ class Workspace:
     def releases(self) -> ReleaseService:
         """The evidence of releases."""
         return ReleaseService(self.database, self.clock)
+
+    @cached_property
+    def experiments(self) -> ExperimentService:
+        """Experiments on endpoints."""
+        return ExperimentService(
+            self.database,
+            self.objects,
+            self.journal_log,
+            self.loops.ledger,
+            self.models,
+            self.data,
+            self.endpoints,
+            self.releases,
+            self.clock,
+            self.prediction_logs(),
+        )
 
     @cached_property
     def loops(self) -> LoopService:
@@ -347,6 +440,13 @@ class Workspace:
     def journal(self) -> JournalService:
         """What happened."""
         return JournalService(self.journal_log)
+
+    @cached_property
+    def deployments(self) -> DeploymentService:
+        """Models without a loop."""
+        return DeploymentService(
+            self.database, self.objects, self.journal_log, self.models, self.endpoints, self.clock, self.store.run
+        )
 
     def registry(self) -> Registry:
         """Return the table of operations over these services."""
@@ -406,6 +506,26 @@ class RemoteKilter:
         return self._service("endpoints", EndpointService)
 
     @cached_property
+    def keys(self) -> KeyService:
+        """Who may call endpoints."""
+        return self._service("keys", KeyService)
+
+    @cached_property
+    def consumers(self) -> ConsumerService:
+        """Who calls endpoints."""
+        return self._service("consumers", ConsumerService)
+
+    @cached_property
+    def recording(self) -> RecordingService:
+        """What is recorded of the endpoints' inputs."""
+        return self._service("recording", RecordingService)
+
+    @cached_property
+    def logs(self) -> LogService:
+        """The logs on disk."""
+        return self._service("logs", LogService)
+
+    @cached_property
     def monitors(self) -> MonitorService:
         """Monitors, profiles and alerts."""
         return self._service("monitors", MonitorService)
@@ -416,6 +536,11 @@ class RemoteKilter:
         return self._service("releases", ReleaseService)
 
     @cached_property
+    def experiments(self) -> ExperimentService:
+        """Experiments on endpoints."""
+        return self._service("experiments", ExperimentService)
+
+    @cached_property
     def loops(self) -> LoopService:
         """Loops."""
         return self._service("loops", LoopService)
@@ -424,6 +549,11 @@ class RemoteKilter:
     def journal(self) -> JournalService:
         """What happened."""
         return self._service("journal", JournalService)
+
+    @cached_property
+    def deployments(self) -> DeploymentService:
+        """Models without a loop."""
+        return self._service("deployments", DeploymentService)
 
     def close(self) -> None:
         """Close the connection."""

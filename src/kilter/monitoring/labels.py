@@ -176,6 +176,26 @@ class LabelJoin:
         watched.newest = arrived if watched.newest is None else max(watched.newest, arrived)
         _forget(watched, self._retention)
 
+    def passed(self, loop: str, now: datetime) -> dict[str, int]:
+        """Return, per front, the position up to which a join that begins anew at this moment would need nothing.
+
+        Args:
+            loop: The loop.
+            now: The moment: what is older than the retention before it is forgotten first.
+        """
+        watched = self._of(loop)
+        watched.newest = now if watched.newest is None else max(watched.newest, utc(now))
+        _forget(watched, self._retention)
+        found = dict(watched.fronts_read)
+        left = set(found)
+        for front, position in watched.places:
+            if front in left:  # the first that is kept: they are in the order of reading
+                found[front] = position - 1
+                left.discard(front)
+                if not left:
+                    break
+        return found
+
     def predictions(
         self, loop: str, version: int | None = None, since: datetime | None = None, until: datetime | None = None
     ) -> pl.DataFrame:
@@ -232,15 +252,15 @@ class LabelJoin:
 
 
 def _first_times(pairs: Pairs, batch: PredictionBatch) -> NDArray[np.bool_]:
-    """Return which rows of a batch are no retries."""
-    first = np.ones(len(batch.values), dtype=np.bool_)
+    """Return which rows of a batch were routed, and are no retries: a version that was asked by name is on trial, not at work."""
+    first = np.array([arm != "direct" for arm in batch.arms], dtype=np.bool_)
     at = round(utc(batch.at).timestamp() * 1e6)
     row = 0
     for item in batch.requests:
         if item.key:
             request = f"{item.key}/{item.body.hex()}"
             for place in range(row, row + item.rows):
-                first[place] = pairs.first_time(batch.keys[place], request, at)
+                first[place] = first[place] and pairs.first_time(batch.keys[place], request, at)
         row += item.rows
     return first
 
@@ -249,7 +269,9 @@ def _place(watched: _Watched, front: str, shadow: ShadowBatch) -> None:
     """Write a shadow's answers beside the predictions; those of a batch that is forgotten, or was a retry, go nowhere."""
     where = watched.places.get((front, shadow.position))
     if where is not None:
-        watched.pairs.shadow(where[np.asarray(shadow.rows, dtype=np.int64)], shadow.version, shadow.values)
+        watched.pairs.shadow(
+            where[np.asarray(shadow.rows, dtype=np.int64)], shadow.version, shadow.values[:: shadow.width]
+        )
 
 
 def _forget(watched: _Watched, retention: timedelta) -> None:

@@ -327,9 +327,13 @@ def count(
         bins: The reference's bins by name.
         frame: Rows with the columns ``prefix + name``.
         blocks: The block (a day) of each row, as an integer; the result has one row per block that occurs, in rising order.
-        prefix: What precedes the names in ``frame``; the prediction log writes ``x_``.
+        prefix: What precedes the names in ``frame``; the prediction log writes ``x_``, and in a column ``recorded`` which rows
+            have their inputs on record: the others say nothing about them, and don't count.
     """
     names, index = np.unique(blocks, return_inverse=True)
+    if prefix and "recorded" in frame.columns:
+        recorded = frame["recorded"].fill_null(value=True)
+        frame, index = frame.filter(recorded), index[recorded.to_numpy()]
     return {
         name: _tally(known.codes(frame[prefix + name]), index, names.size, len(known.counts))
         for name, known in bins.items()

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import functools
+import http.client
 import os
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
+from urllib.parse import urlsplit
 
 import msgspec
 
 from kilter.core.errors import InvalidInput, KilterError, Unavailable, tree
 from kilter.operations.table import Operation, collect
 
-if TYPE_CHECKING:
-    import httpx
-
 T = TypeVar("T")
 
 _ATTEMPTS = 5
 _FIRST_PAUSE = 0.1
+_MOST_IDLE = 8
 
 
 class _Problem(msgspec.Struct):
@@ -33,8 +34,18 @@ class _Problem(msgspec.Struct):
     fix: str = ""
 
 
+class _Answer(NamedTuple):
+    """What a server said."""
+
+    status: int
+    content: bytes
+
+
 class Remote:
-    """A connection to a Kilter server.
+    """A connection to a Kilter server; threads may share it.
+
+    The standard library's client is enough for JSON over kept connections, costs a quarter of a millisecond less a call than a
+    general one, follows no redirect and knows no proxy: the token of a local server must never be carried elsewhere.
 
     Args:
         url: ``http://127.0.0.1:8700``.
@@ -49,18 +60,21 @@ class Remote:
             )
         self.url = url.rstrip("/")
         secret = token if token is not None else os.environ.get("KILTER_TOKEN", "")
-        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-        import httpx  # noqa: PLC0415 - a quarter of a second that work on a local store doesn't pay
-
-        self._broken = httpx.TransportError
-        # A proxy from the environment must never see the token of a local server, and a redirect must not carry it away.
-        self._http = httpx.Client(
-            base_url=self.url, headers=headers, timeout=timeout, trust_env=False, follow_redirects=False
-        )
+        self._headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        address = urlsplit(self.url)
+        try:
+            self._host, self._port = address.hostname or "", address.port
+        except ValueError:
+            raise InvalidInput("the port isn't a number", where="url", allowed="http://HOST:PORT") from None
+        self._base = address.path
+        self._kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+        self._timeout = timeout
+        self._idle: deque[http.client.HTTPConnection] = deque()
 
     def close(self) -> None:
-        """Close the connection."""
-        self._http.close()
+        """Close the connections that are idle."""
+        while self._idle:
+            self._idle.pop().close()
 
     def service(self, noun: str, kind: type[T]) -> T:
         """Return a stand-in for the service ``kind`` whose operations are calls to the server.
@@ -94,19 +108,17 @@ class Remote:
         """Return the bytes at a path of the server: ``/openapi.json``."""
         return self._send(path, None, {}).content
 
-    def _send(self, path: str, content: bytes | None, headers: dict[str, str]) -> httpx.Response:
+    def _send(self, path: str, content: bytes | None, headers: dict[str, str]) -> _Answer:
         pause = _FIRST_PAUSE
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                answer = self._http.request(
-                    "GET" if content is None else "POST", path, content=content, headers=headers
-                )
-            except self._broken as error:
+                answer = self._exchange(path, content, {**self._headers, **headers})
+            except (OSError, http.client.HTTPException) as error:
                 problem: KilterError = Unavailable(
                     f"the server did not answer ({type(error).__name__})", where=self.url, fix="is `kilter up` running?"
                 )
             else:
-                if answer.is_success:
+                if 200 <= answer.status < 300:
                     return answer
                 problem = _problem_of(answer)
             if not problem.retryable or attempt == _ATTEMPTS:
@@ -114,6 +126,32 @@ class Remote:
             time.sleep(pause)
             pause *= 2
         raise AssertionError  # the loop returns or raises
+
+    def _exchange(self, path: str, content: bytes | None, headers: dict[str, str]) -> _Answer:
+        """Send one request on a kept connection, or on a new one when there is none or the kept one has gone."""
+        method, target = ("GET" if content is None else "POST"), self._base + path
+        while True:
+            try:
+                connection, kept = self._idle.pop(), True
+            except IndexError:
+                connection, kept = self._kind(self._host, self._port, timeout=self._timeout), False
+            try:
+                connection.request(method, target, content, headers)
+                response = connection.getresponse()
+                answer = _Answer(response.status, response.read())
+            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+                connection.close()
+                if not kept:
+                    raise
+                continue  # the server closed it while it was idle; a write has its key, so that once more is once
+            except BaseException:
+                connection.close()
+                raise
+            if response.will_close or len(self._idle) >= _MOST_IDLE:
+                connection.close()
+            else:
+                self._idle.append(connection)
+            return answer
 
 
 def _method(remote: Remote, operation: Operation, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,14 +181,14 @@ def _refusal(noun: str, name: str) -> property:
     return property(refuse)
 
 
-def _problem_of(answer: httpx.Response) -> KilterError:
+def _problem_of(answer: _Answer) -> KilterError:
     try:
         problem = msgspec.json.decode(answer.content, type=_Problem)
     except msgspec.DecodeError:
         problem = _Problem()
     kind = tree().get(problem.type.removeprefix("kilter:"))
     if kind is None:
-        kind = Unavailable if answer.status_code in {429, 502, 503, 504} else KilterError
-        kind = InvalidInput if 400 <= answer.status_code < 500 and kind is KilterError else kind
-    detail = problem.detail or f"the server answered {answer.status_code}"
+        kind = Unavailable if answer.status in {429, 502, 503, 504} else KilterError
+        kind = InvalidInput if 400 <= answer.status < 500 and kind is KilterError else kind
+    detail = problem.detail or f"the server answered {answer.status}"
     return kind(detail, where=problem.where, allowed=problem.allowed, fix=problem.fix)

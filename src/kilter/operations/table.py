@@ -120,7 +120,10 @@ class Operation:
         Raises:
             InvalidInput: When an argument is unknown, missing or of the wrong type.
         """
-        request = read_arguments(self.request, arguments, text=text)
+        return self.invoke(read_arguments(self.request, arguments, text=text))
+
+    def invoke(self, request: msgspec.Struct) -> Any:
+        """Call the function with arguments that were checked already."""
         return self.function(**{field: getattr(request, field) for field in self.request.__struct_fields__})
 
 

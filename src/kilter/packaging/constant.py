@@ -6,8 +6,8 @@ import math
 from array import array
 from dataclasses import dataclass
 
-from kilter.core.errors import Damaged, InvalidInput
-from kilter.packaging.native import Buffer, ModelSpec
+from kilter.core.errors import Damaged
+from kilter.packaging.native import Buffer, ModelSpec, check_shape
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,9 @@ class ConstantModel:
             raise Damaged("the bytes are not a number", where="model.txt") from error
         if not math.isfinite(self._value):
             raise Damaged("the constant is not finite", where="model.txt")
-        self._columns = spec.columns
+        self._spec = spec
 
     def predict(self, data: Buffer, rows: int, columns: int) -> bytes:
-        """Return ``rows`` float64 values for a row-major float64 matrix of ``rows`` x ``columns``."""
-        if columns != self._columns or len(data) != 8 * rows * columns:
-            raise InvalidInput(f"{columns} columns were given", where="predict", allowed=f"{self._columns}")
-        return array("d", [self._value]).tobytes() * rows
+        """Return a row-major float64 matrix of ``rows`` x outputs for one of ``rows`` x ``columns``."""
+        check_shape(self._spec, data, rows, columns)
+        return array("d", [self._value]).tobytes() * (rows * self._spec.outputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ class Exported(NamedTuple):
         iterations: Boosting rounds to use; 0 for all.
         distribution: The framework's distribution; empty for a constant.
         framework: ``name==version``.
-        predict: The original's own prediction, for the parity check.
+        predict: The original's own prediction, for the parity check; None when the bytes are all there is.
         tolerance: How far the loaded model may be from it.
     """
 
@@ -34,8 +35,33 @@ class Exported(NamedTuple):
     iterations: int
     distribution: str
     framework: str
-    predict: Callable[[Matrix], Matrix]
+    predict: Callable[[Any], Matrix] | None
     tolerance: float
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model whose bytes are all there is: it was not fitted here, but read from a file, or exported by its framework.
+
+    Args:
+        flavor: The format.
+        data: The bytes.
+        distribution: The distribution whose runtime loads them.
+        label: What it answers with, as far as the bytes tell.
+        feature_names: The names of its inputs, as far as they tell.
+        num_features: How many inputs it has; 0 when they don't tell.
+        example: Rows that came with it; None without.
+        predict: The original's own prediction, when there is one.
+    """
+
+    flavor: Flavor
+    data: bytes
+    distribution: str
+    label: LabelKind = "regression"
+    feature_names: tuple[str, ...] = ()
+    num_features: int = 0
+    example: Any = None
+    predict: Callable[[Any], Matrix] | None = None
 
 
 def export(model: Any, label: LabelKind) -> Exported:
@@ -45,16 +71,19 @@ def export(model: Any, label: LabelKind) -> Exported:
 
     Args:
         model: ``LGBMClassifier``, ``LGBMRegressor`` or LightGBM ``Booster``; ``XGBClassifier``, ``XGBRegressor`` or XGBoost
-            ``Booster``; an estimator of scikit-learn; or a :class:`Constant`. Fitted.
-        label: Whether the positive class's probability or a value is wanted.
+            ``Booster``; an estimator of scikit-learn; a :class:`Constant`; or a :class:`ModelFile`. Fitted.
+        label: Whether the positive class's probability, that of every class, a value or several are wanted.
 
     Raises:
-        InvalidInput: When the model is of another kind, not fitted, or has more than two classes.
+        InvalidInput: When the model is of another kind, not fitted, or has more than two classes where two are wanted.
     """
     if isinstance(model, Constant):
         return Exported("constant", repr(float(model.value)).encode(), 0, "", "constant==1",
                         lambda x: np.full(len(x), float(model.value)), 0.0)  # fmt: skip
-    roots = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
+    roots = _roots(model)
+    if isinstance(model, ModelFile):
+        return Exported(model.flavor, model.data, 0, model.distribution,
+                        f"{model.distribution}=={version(model.distribution)}", model.predict, 1e-5)  # fmt: skip
     own = _own_prediction(model, label)
     if "lightgbm" in roots:
         booster = model if type(model).__name__ == "Booster" else _fitted(model, "booster_")
@@ -81,21 +110,84 @@ def export(model: Any, label: LabelKind) -> Exported:
     )
 
 
-def _own_prediction(model: Any, label: LabelKind) -> Callable[[Matrix], Matrix] | None:
+def label_of(model: Any) -> LabelKind:
+    """Return what a fitted model answers with: probabilities if it is a classifier, else a value.
+
+    Raises:
+        InvalidInput: When it is a classifier that has none, or tells several things apart at once.
+    """
+    if isinstance(model, ModelFile):
+        return model.label
+    classes = getattr(model, "classes_", None)
+    if type(model).__name__ == "Booster":
+        return _objective_label(model)
+    if classes is None or (not hasattr(model, "predict_proba") and not _is_classifier(model)):
+        return "regression"
+    if not hasattr(model, "predict_proba"):
+        raise InvalidInput(
+            f"{type(model).__name__} gives no probabilities",
+            where="model",
+            allowed="a classifier with predict_proba",
+            fix="wrap it: sklearn.calibration.CalibratedClassifierCV(model).fit(...)",
+        )
+    if len(classes) and not np.isscalar(classes[0]):
+        raise InvalidInput(f"{type(model).__name__} answers several questions at once", where="model",
+                           fix="deploy one classifier for each")  # fmt: skip
+    return "binary" if len(classes) == 2 else "multiclass"
+
+
+def output_names(model: Any, outputs: int) -> tuple[str, ...]:
+    """Return the names of a model's outputs: ``value`` of a single one, the names of its classes, or numbers.
+
+    Args:
+        model: The fitted model.
+        outputs: How many numbers it answers a row with.
+    """
+    if outputs == 1:
+        return ("value",)
+    classes = getattr(model, "classes_", None)
+    if classes is not None and len(classes) == outputs:
+        return tuple(str(name) for name in classes)
+    return tuple(str(number) for number in range(outputs))
+
+
+def _objective_label(booster: Any) -> LabelKind:
+    """Return what a booster that has no estimator around it answers with, by its objective."""
+    if "xgboost" in _roots(booster):
+        objective = booster.save_config().partition('"objective":')[2].partition('"name":"')[2].partition('"')[0]
+    else:
+        header = booster.model_to_string(num_iteration=1)
+        objective = header.partition("\nobjective=")[2].partition("\n")[0].partition(" ")[0]
+    if objective in {"binary", "cross_entropy", "binary:logistic"}:
+        return "binary"
+    return "multiclass" if objective in {"multiclass", "multiclassova", "multi:softprob"} else "regression"
+
+
+def _is_classifier(model: Any) -> bool:
+    return getattr(model, "_estimator_type", "") == "classifier" or hasattr(model, "decision_function")
+
+
+def _roots(model: Any) -> set[str]:
+    return {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
+
+
+def _own_prediction(model: Any, label: LabelKind) -> Callable[[Any], Matrix] | None:
     """Return the estimator's own answer for a matrix, or None for a booster, which has no estimator around it."""
-    if label == "binary":
+    if type(model).__name__ == "Booster":
+        return None
+    if label in {"binary", "multiclass"}:
         if not hasattr(model, "predict_proba"):
-            if type(model).__name__ == "Booster":
-                return None
             raise InvalidInput(f"{type(model).__name__} gives no probabilities", where="train",
-                               allowed="a classifier with predict_proba for a yes/no label")  # fmt: skip
+                               allowed="a classifier with predict_proba for classes")  # fmt: skip
         classes = getattr(model, "classes_", None)
         if classes is None:
             raise InvalidInput(f"the {type(model).__name__} is not fitted", where="train", fix="return model.fit(...)")
+        if label == "multiclass":
+            return lambda x: np.asarray(model.predict_proba(x), dtype=np.float64)
         if len(classes) != 2:
             raise InvalidInput(f"the model knows {len(classes)} classes", where="train", allowed="two classes")
         return lambda x: np.asarray(model.predict_proba(x), dtype=np.float64)[:, 1]
-    if type(model).__name__ == "Booster" or not hasattr(model, "predict"):
+    if not hasattr(model, "predict"):
         return None
     return lambda x: np.asarray(model.predict(x), dtype=np.float64)
 

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
+
+from kilter.core.errors import Unavailable
 from kilter.packaging.constant import ConstantModel
 from kilter.packaging.lightgbm_native import LightGBMModel
-from kilter.packaging.native import ModelSpec, NativeModel
+from kilter.packaging.native import Flavor, ModelSpec, NativeModel
 from kilter.packaging.xgboost_native import XGBoostModel
+
+_LATER: dict[Flavor, tuple[str, str, str]] = {
+    "linear": ("kilter.packaging.linear", "LinearModel", ""),
+    "onnx": ("kilter.packaging.onnx_runtime", "OnnxModel", "onnx"),
+    "skops": ("kilter.packaging.sklearn_skops", "SklearnModel", "sklearn"),
+    "torch-export": ("kilter.packaging.torch_export", "TorchModel", "torch"),
+    "python": ("kilter.packaging.functions", "FunctionModel", ""),
+    "remote": ("kilter.packaging.upstream", "UpstreamModel", ""),
+}
+"""Runtimes whose libraries take long to import, each needed by its own models alone: module, class and extra."""
+
+OWNERS_ONLY: frozenset[Flavor] = frozenset({"python", "remote"})
+"""Formats that run or reach what their maker wrote into them: only the owner of the machine may package such a model."""
 
 
 def load_model(spec: ModelSpec, data: bytes) -> NativeModel:
@@ -27,8 +43,11 @@ def load_model(spec: ModelSpec, data: bytes) -> NativeModel:
             return XGBoostModel(spec, data)
         case "constant":
             return ConstantModel(spec, data)
-        case "skops":
-            # scikit-learn takes seconds to import and is needed by its own models alone
-            from kilter.packaging.sklearn_skops import SklearnModel  # noqa: PLC0415
-
-            return SklearnModel(spec, data)
+    module, name, extra = _LATER[spec.flavor]
+    try:
+        runtime: type[NativeModel] = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise Unavailable(
+            f"{error.name or extra} is not installed", where="packaging", fix=f"pip install kilter[{extra}]"
+        ) from error
+    return runtime(spec, data)  # type: ignore[call-arg]  # every runtime is made of these two

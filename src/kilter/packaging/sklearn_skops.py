@@ -6,14 +6,19 @@ and NumPy's ``dtype``. Anything else is refused by name, whether the file was pa
 
 from __future__ import annotations
 
+import io
+import json
 import re
+import zipfile
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import skops.io
 
 from kilter.core.errors import Damaged, InvalidInput
-from kilter.packaging.native import Buffer, ModelSpec
+from kilter.packaging.frames import frame_of
+from kilter.packaging.native import Buffer, ModelSpec, check_model, check_shape
 
 # A class of scikit-learn: a dotted path whose last part is capitalised. Functions are not on the list: an estimator that
 # calls one could call any.
@@ -26,9 +31,51 @@ def dump(estimator: object) -> bytes:
     Raises:
         InvalidInput: When it holds objects that a server would refuse to build.
     """
-    data = bytes(skops.io.dumps(estimator))
+    data = _canonical(bytes(skops.io.dumps(estimator)))
     _trusted(data)
     return data
+
+
+def _canonical(data: bytes) -> bytes:
+    """Return a skops file without what differs from one process to the next: addresses of objects, and times of files.
+
+    The same estimator is then the same bytes, and has the same digest. Objects that are shared stay shared.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as given:
+        schema = json.loads(given.read("schema.json"))
+        ids: dict[int, int] = {}
+        files: dict[str, str] = {}
+        todo: list[Any] = [schema]
+        count = 0
+        while todo:
+            node = todo.pop()
+            if isinstance(node, dict):
+                if "__id__" in node:
+                    count += 1
+                    # what is written as plain JSON is shared or not by accident
+                    node["__id__"] = count if node.get("is_json") else ids.setdefault(node["__id__"], count)
+                if isinstance(node.get("file"), str):
+                    name = node["file"]
+                    node["file"] = files.setdefault(name, f"{len(files)}{PurePosixPath(name).suffix}")
+                todo += reversed(list(node.values()))
+            elif isinstance(node, list):
+                todo += reversed(node)
+        held = {new: given.read(old) for old, new in files.items()}
+    result = io.BytesIO()
+    with zipfile.ZipFile(result, "w", zipfile.ZIP_STORED) as written:
+        for name, content in [*held.items(), ("schema.json", json.dumps(schema).encode())]:
+            written.writestr(zipfile.ZipInfo(name), content)
+    return result.getvalue()
+
+
+def read(data: bytes) -> Any:
+    """Return the estimator in skops bytes.
+
+    Raises:
+        Damaged: When the bytes are not a skops file.
+        InvalidInput: When they hold types that are not trusted.
+    """
+    return skops.io.loads(data, trusted=_trusted(data))
 
 
 class SklearnModel:
@@ -44,25 +91,40 @@ class SklearnModel:
     """
 
     def __init__(self, spec: ModelSpec, data: bytes) -> None:
-        trusted = _trusted(data)
-        self._estimator: Any = skops.io.loads(data, trusted=trusted)
-        self._columns = spec.columns
-        self._probability = spec.output == "probability"
+        self._estimator: Any = read(data)
+        if not spec.frame:
+            _forget_names(self._estimator)
+        self._spec = spec
 
     def predict(self, data: Buffer, rows: int, columns: int) -> bytes:
-        """Return ``rows`` float64 values for a row-major float64 matrix of ``rows`` x ``columns``."""
-        if columns != self._columns or len(data) != 8 * rows * columns:
-            raise InvalidInput(f"{columns} columns were given", where="predict", allowed=f"{self._columns}")
-        matrix = np.frombuffer(data, dtype="<f8").reshape(rows, columns)
+        """Return a row-major float64 matrix of ``rows`` x outputs for one of ``rows`` x ``columns``."""
+        check_shape(self._spec, data, rows, columns)
+        matrix: Any = np.frombuffer(data, dtype="<f8").reshape(rows, columns)
+        if self._spec.frame:
+            matrix = frame_of(matrix, self._spec.names, self._spec.categories, self._spec.frame)
         try:
-            values = (
-                self._estimator.predict_proba(matrix)[:, 1] if self._probability else self._estimator.predict(matrix)
-            )
+            match self._spec.output:
+                case "probability":
+                    values = self._estimator.predict_proba(matrix)[:, 1]
+                case "probabilities":
+                    values = self._estimator.predict_proba(matrix)
+                case "value":
+                    values = self._estimator.predict(matrix)
         except ValueError as error:
             raise InvalidInput(
                 "the estimator refused the rows", where="predict", fix="impute missing values"
             ) from error
+        if values.size != rows * self._spec.outputs:
+            check_model(self._spec, columns, values.size // max(rows, 1))
         return np.ascontiguousarray(values, dtype="<f8").tobytes()
+
+
+def _forget_names(part: Any) -> None:
+    """Let an estimator that was fitted on a frame take a matrix without warning about it at every call."""
+    vars(part).pop("feature_names_in_", None)
+    for _, step in getattr(part, "steps", None) or ():
+        if hasattr(step, "__dict__"):
+            _forget_names(step)
 
 
 def _trusted(data: bytes) -> list[str]:

@@ -10,7 +10,7 @@ from array import array
 from functools import cache
 
 from kilter.core.errors import Damaged, InvalidInput
-from kilter.packaging.native import Buffer, ModelSpec, library
+from kilter.packaging.native import Buffer, ModelSpec, check_model, check_shape, library
 
 
 class XGBoostModel:
@@ -25,8 +25,8 @@ class XGBoostModel:
     """
 
     def __init__(self, spec: ModelSpec, data: bytes) -> None:
-        self._lib = _load()
-        self._columns = spec.columns
+        self._lib = open_library()
+        self._spec = spec
         self._handle = ctypes.c_void_p()
         self._check(self._lib.XGBoosterCreate(None, 0, ctypes.byref(self._handle)))
         if self._lib.XGBoosterLoadModelFromBuffer(self._handle, data, len(data)):
@@ -34,8 +34,7 @@ class XGBoostModel:
         self._check(self._lib.XGBoosterSetParam(self._handle, b"nthread", b"1"))
         inputs = ctypes.c_uint64()
         self._check(self._lib.XGBoosterGetNumFeature(self._handle, ctypes.byref(inputs)))
-        if inputs.value != spec.columns:
-            raise InvalidInput(f"the model has {inputs.value} inputs, its signature {spec.columns}", where="signature")
+        check_model(spec, inputs.value, spec.outputs)  # how many outputs it has shows in its answers
         # XGBoost's own dialect of JSON, in which NaN is a word
         self._config = (
             b'{"type":0,"training":false,"iteration_begin":0,"iteration_end":%d,"strict_shape":false,"missing":NaN,'
@@ -46,12 +45,10 @@ class XGBoostModel:
         self._result = ctypes.POINTER(ctypes.c_float)()
 
     def predict(self, data: Buffer, rows: int, columns: int) -> bytes:
-        """Return ``rows`` float64 values for a row-major float64 matrix of ``rows`` x ``columns``."""
-        if columns != self._columns or len(data) != 8 * rows * columns:
-            raise InvalidInput(f"{columns} columns were given", where="predict", allowed=f"{self._columns}")
+        """Return a row-major float64 matrix of ``rows`` x outputs for one of ``rows`` x ``columns``."""
+        check_shape(self._spec, data, rows, columns)
         held = data if isinstance(data, bytes) else bytes(data)
-        start = ctypes.cast(ctypes.c_char_p(held), ctypes.c_void_p).value or 0
-        values = b'{"data":[%d,true],"shape":[%d,%d],"typestr":"<f8","version":3}' % (start, rows, columns)
+        values = _array(held, rows, columns)
         self._check(
             self._lib.XGBoosterPredictFromDense(
                 self._handle,
@@ -63,12 +60,45 @@ class XGBoostModel:
                 ctypes.byref(self._result),
             )
         )
+        size = self._size()
+        if size != rows * self._spec.outputs:
+            check_model(self._spec, columns, size // max(rows, 1))
+        return array("d", self._result[:size]).tobytes()
+
+    def contributions(self, data: Buffer, rows: int, columns: int) -> bytes:
+        """Return TreeSHAP values, ``rows`` x outputs x (``columns`` + 1); see :class:`kilter.packaging.native.Explains`."""
+        check_shape(self._spec, data, rows, columns)
+        if not rows:
+            return b""
+        held = data if isinstance(data, bytes) else bytes(data)
+        matrix = ctypes.c_void_p()
+        self._check(
+            self._lib.XGDMatrixCreateFromDense(
+                _array(held, rows, columns), b'{"missing":NaN,"nthread":1}', ctypes.byref(matrix)
+            )
+        )
+        try:
+            self._check(
+                self._lib.XGBoosterPredictFromDMatrix(
+                    self._handle,
+                    matrix,
+                    b'{"type":2,"training":false,"iteration_begin":0,"iteration_end":%d,"strict_shape":true}'
+                    % self._spec.iterations,
+                    ctypes.byref(self._shape),
+                    ctypes.byref(self._dimensions),
+                    ctypes.byref(self._result),
+                )
+            )
+            return array("d", self._result[: self._size()]).tobytes()
+        finally:
+            self._lib.XGDMatrixFree(matrix)
+
+    def _size(self) -> int:
+        """Return how many numbers the last call gave."""
         size = 1
         for axis in range(self._dimensions.value):
             size *= self._shape[axis]
-        if size != rows:
-            raise InvalidInput("the model has several outputs", allowed="one probability or one value")
-        return array("d", self._result[:rows]).tobytes()
+        return size
 
     def _check(self, failed: int) -> None:
         if failed:
@@ -76,8 +106,14 @@ class XGBoostModel:
             raise InvalidInput(f"XGBoost: {first}", where="predict")
 
 
+def _array(held: bytes, rows: int, columns: int) -> bytes:
+    """Return where a matrix lies, in the words of NumPy's array interface."""
+    start = ctypes.cast(ctypes.c_char_p(held), ctypes.c_void_p).value or 0
+    return b'{"data":[%d,true],"shape":[%d,%d],"typestr":"<f8","version":3}' % (start, rows, columns)
+
+
 @cache
-def _load() -> ctypes.CDLL:
+def open_library() -> ctypes.CDLL:
     """Open the library and declare the functions that are used."""
     lib = ctypes.CDLL(str(library("xgboost", "libxgboost", "xgboost")))
     pointer, size, text = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p
@@ -86,6 +122,9 @@ def _load() -> ctypes.CDLL:
         "XGBoosterLoadModelFromBuffer": [pointer, text, size],
         "XGBoosterSetParam": [pointer, text, text],
         "XGBoosterGetNumFeature": [pointer, pointer],
+        "XGDMatrixCreateFromDense": [text, text, pointer],
+        "XGDMatrixFree": [pointer],
+        "XGBoosterPredictFromDMatrix": [pointer, pointer, text, pointer, pointer, pointer],
         "XGBoosterPredictFromDense": [pointer, text, text, pointer, pointer, pointer, pointer],
     }
     for name, arguments in signatures.items():

@@ -41,7 +41,7 @@ Grama & Liu 2015 (EJP 20).
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,32 @@ _RESERVE_ROWS: Final = 500.0
 _LARGEST: Final = 700.0  # beyond, exp overflows
 
 
+class Walk(NamedTuple):
+    """How the processes of a canary went over some rows.
+
+    Args:
+        total: Sum of all outcomes so far.
+        squares: Sum of their squares.
+        z: The inverse-probability-weighted difference of each row.
+        spread: Its predicted variance.
+        lowest: Minus the least value that it can take.
+        highest: The greatest value that it can take.
+        stake: Log of the rollback process's stake in play after each row.
+        rollback: Log of the rollback process after each row: the stake in play and the reserve.
+        promote: Log of the promotion process after each row.
+    """
+
+    total: float
+    squares: float
+    z: Floats
+    spread: Floats
+    lowest: Floats
+    highest: Floats
+    stake: Floats
+    rollback: Floats
+    promote: Floats
+
+
 class CanaryEvidence:
     """The evidence of one canary on one kind of outcome.
 
@@ -75,20 +101,38 @@ class CanaryEvidence:
             half of it may stay unproven, and the canary inconclusive.
         confidence: One minus the chance of a false rollback, and of a false promotion, over all looks together.
         state: What an earlier process left, to go on from.
+        tolerance: Harm up to this is none: the null of the rollback process is a harm of at most so much.
+        weight: The part of the accepted error that a rollback on this kind of outcome may use, when several kinds are
+            watched; its process begins with so much money, and reaches the same threshold.
 
     Raises:
-        InvalidInput: When margin, detect or confidence cannot be used.
+        InvalidInput: When margin, detect, confidence, tolerance or weight cannot be used.
     """
 
     def __init__(
-        self, *, margin: float, detect: float, confidence: float = 0.95, state: EvidenceState | None = None
+        self,
+        *,
+        margin: float,
+        detect: float,
+        confidence: float = 0.95,
+        state: EvidenceState | None = None,
+        tolerance: float = 0.0,
+        weight: float = 1.0,
     ) -> None:
         for name, given in (("margin", margin), ("detect", detect), ("confidence", confidence)):
             if not 0.0 < given < 1.0:
                 raise InvalidInput(f"{given!r} is no {name}", where=f"canary {name}", allowed="above 0 and below 1")
         self.margin = margin
         self.detect = detect
+        if not 0.0 <= tolerance < detect:
+            raise InvalidInput(
+                f"{tolerance!r} is no tolerance", where="canary tolerance", allowed="0 or more, below detect"
+            )
+        if not 0.0 < weight <= 1.0:
+            raise InvalidInput(f"{weight!r} is no weight", where="canary weight", allowed="above 0, up to 1")
         self.confidence = confidence
+        self.tolerance = tolerance
+        self.weight = weight
         self.state = EvidenceState() if state is None else state
 
     @property
@@ -115,6 +159,37 @@ class CanaryEvidence:
         if not bad.size:
             return np.zeros((0, 2))
         s = self.state
+        walk = self.walk(taken, share, bad)
+        band = self._band_sums(walk)
+        ratio, best_ratio = self._ratio_sums(taken, share)
+        self.state = EvidenceState(
+            rows=s.rows + bad.size,
+            challenger_rows=s.challenger_rows + int(np.count_nonzero(taken)),
+            total=walk.total,
+            squares=walk.squares,
+            rollback=float(walk.stake[-1]),
+            promote=float(walk.promote[-1]),
+            best_rollback=max(s.best_rollback, float(walk.rollback.max())),
+            best_promote=max(s.best_promote, float(walk.promote.max())),
+            weight=band[0],
+            weighted=band[1],
+            spread_low=band[2],
+            spread_high=band[3],
+            difference=float(_running(s.difference, walk.z)[-1]),
+            ratio=ratio,
+            best_ratio=best_ratio,
+        )
+        return np.stack([walk.rollback, walk.promote], axis=1)
+
+    def walk(self, taken: NDArray[np.bool_], share: Floats, bad: Floats) -> Walk:
+        """Return how both processes go on over more rows; nothing is taken in.
+
+        Args:
+            taken: Whether the challenger answered, shape (rows,), at least one row.
+            share: The logged shares, between 0 and 1 exclusive.
+            bad: The outcomes, 0 (good) to 1 (bad).
+        """
+        s = self.state
         before = s.rows + np.arange(bad.size, dtype=np.float64) + _PRIOR_ROWS
         total = _running(s.total, bad)
         squares = _running(s.squares, bad * bad)
@@ -125,34 +200,16 @@ class CanaryEvidence:
         spread = variance / (share * keep)
         lowest = np.maximum(mean / share, (1.0 - mean) / keep)
         highest = np.maximum((1.0 - mean) / share, mean / keep)
-        bet = np.minimum(self.detect / (spread + self.detect**2), _BET_CAP / lowest)
-        rollback = self._rollback_path(np.log1p(bet * z))
+        wanted = self.detect - self.tolerance
+        bet = np.minimum(wanted / (spread + wanted**2), _BET_CAP / (lowest + self.tolerance))
+        stake, rollback = self._rollback_path(np.log1p(bet * (z - self.tolerance)))
         room = np.maximum(highest - self.margin, 1e-12)
         bet = np.minimum(self.margin / (spread + self.margin**2), _BET_CAP / room)
-        promote = _running(s.promote, np.log1p(bet * (self.margin - z)))
-        band = self._band_sums(z, spread, lowest, highest)
-        ratio, best_ratio = self._ratio_sums(taken, share)
-        self.state = EvidenceState(
-            rows=s.rows + bad.size,
-            challenger_rows=s.challenger_rows + int(np.count_nonzero(taken)),
-            total=float(total[-1]),
-            squares=float(squares[-1]),
-            rollback=float(rollback[-1, 0]),
-            promote=float(promote[-1]),
-            best_rollback=max(s.best_rollback, float(rollback[:, 1].max())),
-            best_promote=max(s.best_promote, float(promote[1:].max())),
-            weight=band[0],
-            weighted=band[1],
-            spread_low=band[2],
-            spread_high=band[3],
-            difference=float(_running(s.difference, z)[-1]),
-            ratio=ratio,
-            best_ratio=best_ratio,
-        )
-        return np.stack([rollback[:, 1], promote[1:]], axis=1)
+        promote = _running(s.promote, np.log1p(bet * (self.margin - z)))[1:]
+        return Walk(float(total[-1]), float(squares[-1]), z, spread, lowest, highest, stake, rollback, promote)
 
-    def _rollback_path(self, growth: Floats) -> Floats:
-        """Return logs of the stake in play, and of it with the reserve, after each row, shape (rows, 2).
+    def _rollback_path(self, growth: Floats) -> tuple[Floats, Floats]:
+        """Return logs of the stake in play, and of it with the reserve, after each row.
 
         Before row t the reserve gives ``r[t]``; with P the product of the factors, the stake is
         ``W[t] = P[t] (W[0] + sum over s <= t of r[s] / P[s - 1])``.
@@ -162,21 +219,27 @@ class CanaryEvidence:
         product = np.cumsum(growth)
         joining = np.log(reserve[:-1] - reserve[1:]) - (product - growth)
         stake = product + np.logaddexp.accumulate(np.concatenate(([s.rollback], joining)))[1:]
-        return np.stack([stake, np.logaddexp(stake, np.log(reserve[1:]))], axis=1)
+        return stake, np.logaddexp(stake, np.log(reserve[1:]))
 
     @property
     def e_rollback(self) -> float:
-        """The rollback process now: the stake in play and the reserve."""
+        """The rollback process now, times its weight: the stake in play and the reserve."""
         reserve = float(_reserve(np.array([float(self.state.rows)]))[0])
-        return math.exp(min(self.state.rollback, _LARGEST)) + reserve
+        return self.weight * (math.exp(min(self.state.rollback, _LARGEST)) + reserve)
+
+    @property
+    def best_e_rollback(self) -> float:
+        """The largest value of the rollback process so far, times its weight: what Ville's inequality is about."""
+        return self.weight * math.exp(min(self.state.best_rollback, _LARGEST))
 
     @property
     def e_promote(self) -> float:
         """The promotion process now."""
         return math.exp(min(self.state.promote, _LARGEST))
 
-    def _band_sums(self, z: Floats, spread: Floats, lowest: Floats, highest: Floats) -> tuple[float, ...]:
+    def _band_sums(self, walk: Walk) -> tuple[float, ...]:
         s = self.state
+        z, spread, lowest, highest = walk.z, walk.spread, walk.lowest, walk.highest
         count = s.rows + np.arange(1.0, z.size + 1.0)
         bet = np.sqrt(2.0 * math.log(2.0 * self.threshold) / (spread * count * np.log1p(count)))
         bet = np.minimum(bet, _BET_CAP / np.maximum(lowest, highest))
@@ -220,7 +283,7 @@ class CanaryEvidence:
         good on calm days and is not on stormy ones must not be promoted for the calm ones. Harm between 0 and the
         margin can be proven to be both; then it is a harm, and the canary goes back.
         """
-        if self.state.best_rollback >= math.log(self.threshold):
+        if self.state.best_rollback >= math.log(self.threshold / self.weight):
             return "fail"
         return "pass" if self.state.promote >= math.log(self.threshold) else "inconclusive"
 
@@ -247,7 +310,7 @@ class CanaryEvidence:
             detail={
                 "e_rollback": self.e_rollback,
                 "e_promote": self.e_promote,
-                "best_e_rollback": math.exp(min(s.best_rollback, _LARGEST)),
+                "best_e_rollback": self.best_e_rollback,
                 "best_e_promote": math.exp(min(s.best_promote, _LARGEST)),
                 "threshold": self.threshold,
                 "challenger_rows": s.challenger_rows,
@@ -258,46 +321,6 @@ class CanaryEvidence:
                 "sample_ratio": "mismatched: rows contradict the logged shares" if mismatched else "as logged",
             },
         )
-
-
-class GuardedEvidence:
-    """Several kinds of outcome judged together, each with its own evidence, in error as one.
-
-    Rolling back: the mean of the guards' e-values is an e-value however they depend on each other, so it rolls back
-    when the mean reaches the threshold. Promoting: the null is that *some* guard is worse by its margin, so every
-    guard has to reach the threshold (intersection-union; Berger 1982).
-
-    Args:
-        guards: The evidence per guard, by name; at least one, all with the same confidence.
-    """
-
-    def __init__(self, guards: dict[str, CanaryEvidence]) -> None:
-        if not guards or len({guard.confidence for guard in guards.values()}) != 1:
-            raise InvalidInput("guards differ in confidence, or there are none", where="canary guards")
-        self.guards = guards
-        self.best_rollback = self._mean_log()
-
-    def update(self, name: str, arms: NDArray[Any], shares: Floats, outcomes: Floats) -> None:
-        """Take in outcomes of one guard; see `CanaryEvidence.update`."""
-        others = [math.log(guard.e_rollback) for other, guard in self.guards.items() if other != name]
-        path = self.guards[name].update(arms, shares, outcomes)[:, 0]
-        if not path.size:
-            return
-        rest = np.logaddexp.reduce(others) if others else -math.inf
-        mean = np.logaddexp(path, rest) - math.log(len(self.guards))
-        self.best_rollback = max(self.best_rollback, float(mean.max()))
-
-    def verdict(self) -> Verdict:
-        """Return ``fail`` once the guards together prove harm, ``pass`` while each is proven to be below its margin."""
-        bar = math.log(next(iter(self.guards.values())).threshold)
-        if self.best_rollback >= bar:
-            return "fail"
-        proven = all(guard.state.promote >= bar for guard in self.guards.values())
-        return "pass" if proven else "inconclusive"
-
-    def _mean_log(self) -> float:
-        logs = [math.log(guard.e_rollback) for guard in self.guards.values()]
-        return float(np.logaddexp.reduce(logs)) - math.log(len(logs))
 
 
 def outcome(metric: Metric, label: Floats, value: Floats, failed: NDArray[Any] | None = None) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
@@ -12,16 +13,17 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from kilter.core.clock import Clock
-from kilter.core.errors import NotFound
+from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.core.evidence import Finding, Verdict
 from kilter.core.statistics import BlockSize
 from kilter.engines.sql.database import Database
 from kilter.evaluation.declare import Metric
 from kilter.operations.table import operation
 from kilter.release import rules, shadow
-from kilter.release.declare import Canary, Shadow
-from kilter.release.records import EvidencePoint, ReleaseEvidence, ReleaseSummary
-from kilter.release.tables import canaries, looks
+from kilter.release.declare import METRIC_NAME, Business, Canary, Shadow
+from kilter.release.records import EvidencePoint, Observation, ReleaseEvidence, ReleaseSummary
+from kilter.release.tables import canaries, looks, observations
+from kilter.serving.recording import PREDICTION_ID
 
 
 class ReleaseService:
@@ -73,6 +75,7 @@ class ReleaseService:
             points=points,
             canary=finding,
             shadow=shadows,
+            guards=() if canary is None else msgspec.convert(canary.guards, tuple[Finding, ...]),
         )
 
     @operation
@@ -111,6 +114,80 @@ class ReleaseService:
             )
         return tuple(sorted(found.values(), key=lambda one: -one.version))
 
+    @operation(writes=True, key="request_id")
+    def observe(
+        self,
+        loop: str,
+        name: str,
+        value: float,
+        prediction: str = "",
+        key: str = "",
+        request_id: str | None = None,
+    ) -> Observation:
+        """Take in a value of a business metric: revenue, clicks, minutes of waiting. It is on disk when this returns.
+
+        A value belongs to the arm of the prediction that it names, or to that of the first prediction for the key.
+        Several values for one of them are corrections: the newest counts. A metric that is a sum is observed as the
+        sum so far.
+
+        Args:
+            loop: The loop, or another endpoint.
+            name: The metric, as declared: lower-case letters, digits, ``_``, ``.`` and ``-``.
+            value: The value.
+            prediction: The id of a prediction, as the answer to a request gave it.
+            key: The row's key, when the id is not known.
+            request_id: The caller's own id of this value: the same one again changes nothing, however late it comes.
+
+        Raises:
+            InvalidInput: When the value is not finite, or it is not said whose it is.
+            Conflict: When the request id was used for another value.
+        """
+        _check_observation(name, value, prediction, key, request_id)
+        given: dict[str, Any] = {
+            "loop": loop,
+            "name": name,
+            "prediction": prediction,
+            "key": key,
+            "value": float(value),
+        }
+        with self._database.transaction() as connection:
+            if request_id is not None:
+                same = (observations.c.loop == loop) & (observations.c.request == request_id)
+                known = connection.execute(sa.select(observations).where(same)).mappings().first()
+                if known is not None:
+                    if any(known[field] != wanted for field, wanted in given.items()):
+                        raise Conflict(
+                            "the request id was used for another value", where="request_id", fix="use a new one"
+                        )
+                    return _observation(known)
+            moment = self._clock.now()
+            done = connection.execute(observations.insert().values(**given, request=request_id, at=moment))
+            number = done.inserted_primary_key
+        return Observation(id=int(number[0]) if number else 0, at=moment, **given)
+
+    def observed(self, loop: str, since: datetime, names: Sequence[str], until: datetime | None = None) -> pl.DataFrame:
+        """Return the values of business metrics since a moment, in the order of their arrival.
+
+        Args:
+            loop: The loop.
+            since: From when.
+            names: Which metrics.
+            until: To when, exclusive; None for all.
+
+        Returns:
+            ``name, prediction, key, value, at``.
+        """
+        query = (
+            sa.select(*(observations.c[name] for name in rules.NOTHING_OBSERVED.columns))
+            .where(observations.c.loop == loop, observations.c.name.in_(names), observations.c.at >= since)
+            .order_by(observations.c.id)
+        )
+        if until is not None:
+            query = query.where(observations.c.at < until)
+        with self._database.reading() as connection:
+            rows = [tuple(row) for row in connection.execute(query)]
+        return pl.DataFrame(rows, schema=rules.NOTHING_OBSERVED.schema, orient="row")
+
     def judge_canary(
         self,
         loop: str,
@@ -121,6 +198,7 @@ class ReleaseService:
         *,
         since: datetime | None = None,
         at: datetime | None = None,
+        predictions: pl.DataFrame | None = None,
     ) -> Finding:
         """Judge a canary on all labels that joined since it began, and keep the answer for the page.
 
@@ -134,13 +212,22 @@ class ReleaseService:
             joined: All labelled predictions since the canary began, in the order of joining.
             since: When the canary began; earlier rows are left out.
             at: When it is judged; now, if not said.
+            predictions: All predictions since the canary began, labelled or not, in the order of their log: what the
+                guards look at.
 
         Returns:
-            ``fail`` to roll back, ``pass`` when promotion is proven to be safe, else ``inconclusive``.
+            ``fail`` to roll back, ``pass`` when promotion is proven to be safe, else ``inconclusive``; when a guard takes
+            the canary back, the guard's finding.
         """
         moment = at or self._clock.now()
-        judged = rules.judge_rows(rules.canary_rows(joined, loop, version, since), canary, metric, moment)
-        if judged.finding.rows:
+        routed = observed = None
+        if canary.guards and predictions is not None:
+            routed = rules.routed_rows(predictions, loop, version, since)
+            names = [guard.metric for guard in canary.guards if isinstance(guard, Business)]
+            observed = self.observed(loop, since or moment, names) if names else None
+        rows = rules.canary_rows(joined, loop, version, since)
+        judged = rules.judge_rows(rows, canary, metric, moment, routed=routed, observed=observed)
+        if judged.finding.rows or (routed is not None and routed.height):
             self._keep(
                 canaries,
                 ("loop", "version"),
@@ -153,10 +240,11 @@ class ReleaseService:
                     "verdict": judged.finding.verdict,
                     "finding": msgspec.to_builtins(judged.finding),
                     "points": msgspec.to_builtins(judged.points),
+                    "guards": msgspec.to_builtins(judged.guards),
                 },
                 fixed=("started_at",),
             )
-        return judged.finding
+        return judged.decided
 
     def judge_shadow(
         self,
@@ -189,7 +277,7 @@ class ReleaseService:
         if known is not None:
             return msgspec.convert(known, Finding)
         mine = joined.filter(pl.col("shadow_version") == version)
-        finding = shadow.look(mine, metric, step.confidence, look, resample)
+        finding = shadow.look(mine, metric, step.confidence, look, resample, guards=step.guards)
         moment = at or self._clock.now()
         values = {"loop": loop, "version": version, "look": look, "at": moment, "finding": msgspec.to_builtins(finding)}
         self._keep(looks, ("loop", "version", "look"), values, fixed=("at", "finding"))
@@ -210,3 +298,31 @@ class ReleaseService:
 def _number(finding: Finding | None, name: str) -> float | None:
     value = None if finding is None else finding.detail.get(name)
     return float(value) if isinstance(value, int | float) else None
+
+
+def _check_observation(name: str, value: float, prediction: str, key: str, request_id: str | None) -> None:
+    if not METRIC_NAME.match(name):
+        raise InvalidInput(
+            "this is no name of a metric",
+            where="name",
+            allowed="1 to 100 lower-case letters, digits, '_', '.' and '-'",
+        )
+    if not math.isfinite(value):
+        raise InvalidInput("the value is not finite", where="value", allowed="a finite number")
+    if bool(prediction) == bool(key):
+        raise InvalidInput(
+            "it is not said whose value this is",
+            where="prediction",
+            allowed="the id of a prediction or the key of a row, one of the two",
+        )
+    if prediction and not PREDICTION_ID.match(prediction):
+        raise InvalidInput(
+            "that is not the id of a prediction", where="prediction", allowed="front-position-row, like main-1f4a0-3"
+        )
+    for field, text, most in (("key", key, 500), ("request_id", request_id or "-", 200)):
+        if len(text) > most or (field == "request_id" and not text.strip()):
+            raise InvalidInput("the text is too long, or empty", where=field, allowed=f"1 to {most} characters")
+
+
+def _observation(row: sa.RowMapping) -> Observation:
+    return Observation(**{field: row[field] for field in Observation.__struct_fields__})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from kilter.core.evidence import Finding, Verdict
 from kilter.core.statistics import BlockSize, Statistic
 from kilter.evaluation import metrics
 from kilter.evaluation.declare import Metric
+from kilter.release.declare import Agreement
 
 RULE: Final = (
     "paired difference on the rows that both answered, whole blocks resampled (see core.statistics); look k spends the error "
@@ -29,12 +31,14 @@ def look(
     *,
     name: str = "shadow",
     seed: int = 0,
+    guards: Sequence[Agreement] = (),
 ) -> Finding:
     """Judge a shadow on the labels known so far.
 
     ``pass``: the challenger is better beyond doubt (its harm's upper bound is below 0). ``fail``: it is worse beyond
-    doubt. ``inconclusive``: anything else, also when there are too few rows to say. Each of the two statements is wrong
-    with a chance of at most ``1 - confidence`` over all looks together.
+    doubt, or its answers are beyond doubt further from the champion's than a guard allows. ``inconclusive``: anything
+    else, also when there are too few rows to say. Each of the two statements is wrong with a chance of at most
+    ``1 - confidence`` over all looks together; the guards share the error of the second.
 
     Args:
         joined: Labelled predictions with ``time``, ``arm``, ``value``, ``label`` and ``shadow_value``; rows without a
@@ -45,6 +49,7 @@ def look(
         resample: The block that is resampled whole.
         name: Of the finding.
         seed: Of the resampling.
+        guards: How far the answers to the same rows may differ, in the mean.
 
     Raises:
         InvalidInput: When the look's number or the confidence can't be used.
@@ -77,13 +82,22 @@ def look(
             metrics.statistic(metric, y, ours, codes), metrics.statistic(metric, y, theirs, codes)
         )
         value = statistics.interval(difference, level=1.0 - 2.0 * error, seed=seed)
+        apart = statistics.interval(
+            statistics.mean(np.abs(ours - theirs), codes), level=1.0 - 2.0 * error / (1 + len(guards)), seed=seed
+        )
     except (InsufficientData, InvalidInput) as reason:
         return Finding(name, "inconclusive", None, allowed, paired.height, RULE, {**detail, "reason": str(reason)})
     detail |= {
         "challenger": metrics.value(metric, y, ours),
         "champion": metrics.value(metric, y, theirs),
         "blocks": difference.blocks,
+        "mean_distance": apart.estimate,
+        "same_decision": float(np.mean((ours >= metric.threshold) == (theirs >= metric.threshold))),
     }
+    for guard in guards:
+        if apart.low is not None and apart.low > guard.within:
+            allowed = f"<= {guard.within:g} between the answers, in the mean"
+            return Finding(f"{name} guard {guard.name}", "fail", apart, allowed, paired.height, RULE, detail)
     above = value.low is not None and value.low > 0.0
     below = value.high is not None and value.high < 0.0
     better, worse = (above, below) if metric.greater_is_better else (below, above)

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
@@ -23,6 +23,8 @@ from kilter.operations.running import Running
 from kilter.server.access import make_access
 from kilter.server.app import Application, Page, Parts, build
 from kilter.server.ports import free_port
+from kilter.server.trimming import trimming
+from kilter.serving.retention import Retention
 
 log = logging.getLogger("kilter.server")
 
@@ -42,6 +44,7 @@ class ServerConfig:
         tls_cert: Certificate chain in PEM.
         tls_key: Its key in PEM.
         insecure: TLS ends before this server, at a proxy.
+        keep: How much of the logs is kept.
     """
 
     store: str
@@ -52,6 +55,7 @@ class ServerConfig:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     insecure: bool = False
+    keep: Retention = field(default_factory=Retention)
 
 
 def run(config: ServerConfig) -> None:
@@ -78,7 +82,10 @@ def run(config: ServerConfig) -> None:
             )
         )
         running = Running("server", os.getpid(), SystemClock().now(), config.host, port, access.url)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with (
+            trimming(lambda: workspace.logs, config.keep),
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
             try:
                 runner.run(_serve(application, config, port, lambda: folder.write(running)))
             finally:

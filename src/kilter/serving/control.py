@@ -8,18 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
 
 from kilter.core.errors import KilterError
-from kilter.engines.objects.store import ObjectStore
-from kilter.packaging.bundle import fetch
+from kilter.packaging.bundle import Parts
 from kilter.serving.active import Active, Loaded
 from kilter.serving.endpoint import Endpoint
+from kilter.serving.keeper import Keeper
 from kilter.serving.records import TrafficPlan
+from kilter.serving.rehearsal import rehearse
+from kilter.serving.rules import at_rest
 from kilter.serving.service import EndpointService
-from kilter.serving.workers import Pool
 
 log = logging.getLogger("kilter.serving")
 T = TypeVar("T")
@@ -33,39 +34,32 @@ class Follower:
     Args:
         front: The front's name.
         service: Where the plans are.
-        objects: Where the bundles are.
+        keeper: The front's models.
+        thread: Where what blocks is done.
         endpoints: The front's endpoints, by name; filled here.
         make: Makes an endpoint.
         poll: Seconds between two looks.
-        load_timeout: Seconds that a version may take to become ready.
-        stall: Seconds without an answer after which a worker is ended.
-        replicas: Workers per version.
     """
 
     def __init__(
         self,
         front: str,
         service: EndpointService,
-        objects: ObjectStore,
+        keeper: Keeper,
+        thread: Executor,
         endpoints: dict[str, Endpoint],
         make: Callable[[str], Endpoint],
         *,
         poll: float,
-        load_timeout: float,
-        stall: float,
-        replicas: int,
     ) -> None:
         self._front = front
         self._service = service
-        self._objects = objects
+        self._keeper = keeper
+        self._thread = thread
         self._endpoints = endpoints
         self._make = make
         self._poll = poll
-        self._load_timeout = load_timeout
-        self._stall = stall
-        self._replicas = replicas
-        # SQL and the object store block; one thread keeps their order and leaves the event loop alone.
-        self._thread = ThreadPoolExecutor(1, "kilter-serving-plans")
+        self._looked = False
         self._served: dict[str, int] = {}
         self._applying: dict[str, asyncio.Task[None]] = {}
         self._retry: dict[str, tuple[float, float]] = {}
@@ -80,6 +74,8 @@ class Follower:
 
     async def look(self) -> None:
         """Look once, and begin to apply every plan that is new."""
+        now = asyncio.get_running_loop().time()
+        self._keeper.tend(now)
         try:
             generations = await self._blocking(self._service.generations)
         except KilterError as error:
@@ -88,16 +84,13 @@ class Follower:
             self._reachable = False
             return
         self._reachable = True
-        now = asyncio.get_running_loop().time()
         for loop, generation in generations.items():
             due = self._retry.get(loop, (0.0, 0.0))[0]
             if self._served.get(loop) != generation and loop not in self._applying and now >= due:
-                task = asyncio.create_task(self._apply(loop))
+                task = asyncio.create_task(self._apply(loop, fresh=self._looked))
                 self._applying[loop] = task
                 task.add_done_callback(partial(self._applied, loop))
-        for endpoint in self._endpoints.values():
-            for model in endpoint.active.models.values() if endpoint.active else ():
-                model.pool.kill_stalled(self._stall)
+        self._looked = True
 
     async def settle(self) -> None:
         """Wait for the plans that are being applied."""
@@ -110,11 +103,9 @@ class Follower:
         for task in (*self._applying.values(), *self._retiring):
             task.cancel()
         await asyncio.gather(*self._applying.values(), *self._retiring, return_exceptions=True)
-        pools = [model.pool for one in self._endpoints.values() if one.active for model in one.active.models.values()]
-        await asyncio.gather(*(pool.stop() for pool in pools))
-        self._thread.shutdown()
+        await self._keeper.stop()
 
-    async def _apply(self, loop: str) -> None:
+    async def _apply(self, loop: str, *, fresh: bool) -> None:
         served = self._served.get(loop, 0)
         generation = served
         try:
@@ -123,7 +114,9 @@ class Follower:
             endpoint = self._endpoints.get(loop)
             if endpoint is None:
                 endpoint = self._endpoints[loop] = self._make(loop)
-            active = await self._load(plan, endpoint.active)
+            active = await self._load(plan, endpoint.active, fresh=fresh)
+            if plan.rehearsed is not None:
+                await rehearse(active.models[plan.rehearsed])
         except KilterError as error:
             self._failed(loop, error)
             await self._report(loop, generation, served, str(error))
@@ -142,34 +135,40 @@ class Follower:
                 self._retiring.add(task)
                 task.add_done_callback(self._retiring.discard)
 
-    async def _load(self, plan: TrafficPlan, before: Active | None) -> Active:
-        """Return the plan with every version loaded and warm; what is loaded already is kept."""
+    async def _load(self, plan: TrafficPlan, before: Active | None, *, fresh: bool) -> Active:
+        """Return the plan with every version loaded and warm; what is loaded already is kept.
+
+        A plan that a front finds when it starts was served before: an endpoint at rest may then sleep until its first request.
+        One that is set while the front runs is proven to load first.
+        """
         models: dict[int, Loaded] = {}
-        fresh: list[Loaded] = []
+        new: list[tuple[Loaded, Parts]] = []
+        kept: list[Loaded] = []
         try:
             for version in plan.versions():
                 digest = plan.bundles[version]
                 known = before.models.get(version) if before else None
                 if known is not None and known.digest == digest:
                     models[version] = known
+                    kept.append(known)
                     continue
-                parts = await self._blocking(partial(fetch, digest, self._objects))
-                model = Loaded(version, digest, parts, Pool(parts, self._replicas, partial(self._wake, plan.loop)))
-                fresh.append(model)
+                model, parts = await self._keeper.make(plan.loop, version, digest)
+                new.append((model, parts))
                 models[version] = model
-            await asyncio.gather(*(model.pool.start(self._load_timeout) for model in fresh))
+            if fresh or not (at_rest(plan) and self._keeper.lazy(plan.loop)):
+                await asyncio.gather(*(self._keeper.start(model, parts) for model, parts in new))
+                await asyncio.gather(*(self._keeper.ensure(model) for model in kept))
         except BaseException:
-            await asyncio.gather(*(model.pool.stop() for model in fresh))
+            await asyncio.gather(*(self._keeper.drop(model) for model, _ in new))
             raise
         return Active(plan, models)
 
     async def _retire(self, endpoint: Endpoint, model: Loaded) -> None:
         """Stop a version's workers once nothing is under way to them."""
         await asyncio.sleep(self._poll)
-        while endpoint.uses(model):
+        while endpoint.uses(model):  # noqa: ASYNC110 - nobody is told when the last row has gone
             await asyncio.sleep(self._poll)
-            model.pool.kill_stalled(self._stall)
-        await model.pool.stop()
+        await self._keeper.drop(model)
 
     async def _report(self, loop: str, generation: int, applied: int, error: str) -> None:
         try:

@@ -1,8 +1,10 @@
 """How a front and its workers speak over a socket pair: length-prefixed frames, both little-endian.
 
-To a worker, first ``HELLO`` (the model's spec as JSON, the model's bytes, the example rows), then ``ROWS`` (a matrix of float64).
-From a worker ``READY`` (once), then per ``ROWS`` either ``VALUES`` (float64) or ``REFUSED`` (a sentence). An end of file means
-death, on both sides.
+To a worker, first ``HELLO`` (the model's spec as JSON, the model's bytes, the example rows, the explainer's bytes), then ``ROWS`` or
+``EXPLAIN`` (a matrix of float64). From a worker ``READY`` (once), then per ``ROWS`` either ``VALUES`` (float64, rows x outputs) or
+``REFUSED`` (a sentence); per ``EXPLAIN`` the same, with rows x outputs x (columns + 1) numbers: what each column adds, and the
+average. ``FAILED`` in place of ``REFUSED`` says that it was not for the rows: to ask for each of them alone would only repeat
+it. An end of file means death, on both sides.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from collections.abc import Iterator
 HEAD = struct.Struct("<IIII")
 """Bytes that follow, kind, ticket, rows."""
 
-HELLO, READY, ROWS, VALUES, REFUSED = 1, 2, 3, 4, 5
+HELLO, READY, ROWS, VALUES, REFUSED, EXPLAIN, FAILED = 1, 2, 3, 4, 5, 6, 7
 LENGTHS = struct.Struct("<III")
-"""Lengths of the spec, the model and the example in a HELLO."""
+"""Lengths of the spec, the model and the example in a HELLO; what is left is the explainer."""
 
 
 def frame(kind: int, ticket: int, rows: int, payload: bytes) -> bytes:

@@ -12,12 +12,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -34,14 +35,24 @@ from kilter.engines.sql.database import Database
 from kilter.engines.streams.log import Log
 from kilter.features.declare import FeatureView
 from kilter.features.online import OnlineFeatures
+from kilter.serving.admission import Budget, Door
 from kilter.serving.control import Follower
-from kilter.serving.endpoint import Budget, Endpoint
+from kilter.serving.endpoint import Endpoint
 from kilter.serving.faces import Faces
 from kilter.serving.group import Lookup
 from kilter.serving.http import Connection, Limits
+from kilter.serving.keeper import Keeper
+from kilter.serving.memory import measurable
+from kilter.serving.reception import Reception
 from kilter.serving.recording import FRONT_NAME, PredictionLog
-from kilter.serving.replays import Replays, tail
+from kilter.serving.replays import Replays
 from kilter.serving.service import EndpointService
+from kilter.serving.settings import Settings, check_settings
+from kilter.serving.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    from kilter.serving.grpc.server import GrpcServer
+    from kilter.serving.otlp import Exporter
 
 log = logging.getLogger("kilter.serving")
 
@@ -59,11 +70,15 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         online: Folder of the online features; empty for none.
         host: Address to listen on.
         port: Port to listen on; 0 for any free one.
+        grpc_port: Port to listen on for gRPC; 0 for any free one, None for no gRPC.
         token: Bearer token that clients must send; needed beyond loopback.
         clock: ``system``, or ``file:<path>`` of a shared simulated clock.
         front: The front's name: 1 to 64 of a-z, 0-9 and _.
-        announce: File to write ``{"pid", "host", "port"}`` to once it listens; empty for none.
-        replicas: Worker processes per version.
+        announce: File to write ``{"pid", "host", "port", "grpc_port"}`` to once it listens; empty for none.
+        settings: How its endpoints are run.
+        endpoints: The same for single ones, by name, in place of ``settings``.
+        memory: Bytes that all workers may hold together; 0 for no bound.
+        recent: Seconds for which a model stays in memory after it was asked, however short memory is.
         waiting_rows: Rows that may wait in the whole front.
         patience: Seconds that a row waits for its own version's next worker while another version could answer.
         deadline: Seconds after which a row takes whatever answer there is.
@@ -72,6 +87,9 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         poll: Seconds between two looks at the plans.
         drain: Seconds that requests under way have when the front is told to stop.
         fsync: Wait for the disk at every record: it then survives a power cut too, not only the process's death.
+        otlp: URL of an OpenTelemetry collector that takes spans over HTTP; empty for none. Needs the extra ``otel``.
+        otlp_headers: What the collector wants to be sent, such as a key.
+        otlp_share: The share of requests without a trace of their own that begin one here.
         limits: What one client may ask.
     """
 
@@ -81,11 +99,15 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     online: str = ""
     host: str = "127.0.0.1"
     port: int = 7471
+    grpc_port: int | None = None
     token: str | None = None
     clock: str = "system"
     front: str = "main"
     announce: str = ""
-    replicas: int = 1
+    settings: Settings = Settings()
+    endpoints: dict[str, Settings] = {}
+    memory: int = 0
+    recent: float = 5.0
     waiting_rows: int = 40_000
     patience: float = 0.5
     deadline: float = 2.0
@@ -94,6 +116,9 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     poll: float = 0.05
     drain: float = 10.0
     fsync: bool = False
+    otlp: str = ""
+    otlp_headers: dict[str, str] = {}
+    otlp_share: float = 1.0
     limits: Limits = Limits()
 
 
@@ -113,33 +138,53 @@ class Front:
         check_bind(config.host, config.token)
         if not FRONT_NAME.match(config.front):
             raise InvalidInput("that is no name for a front", where="front", allowed="1 to 64 of a-z, 0-9 and _")
+        for name, settings in {"settings": config.settings, **config.endpoints}.items():
+            check_settings(settings, name)
+        if config.memory < 0 or (config.memory and not measurable()):
+            raise InvalidInput("memory can't be bounded so", where="memory",
+                               allowed="0, or bytes on a system with /proc")  # fmt: skip
         self.config = config
         self._clock = clock_of(config.clock)
         self._database = Database.open(config.database)
         journal = Log.open(Path(config.logs) / config.front, fsync=config.fsync)
         self._log = PredictionLog(journal, config.front)
         replays = Replays()
-        replays.rebuild(tail(journal))
+        replays.rebuild(journal)
         self._online = OnlineStore.open(config.online, readonly=True) if config.online else None
         self._lookup = lookup_of(OnlineFeatures(self._online)) if self._online is not None else None
         self._loop = asyncio.get_running_loop()
         self._budget = Budget(config.waiting_rows)
+        self._exporter = exporter_of(config, self._loop.time)
+        self._reception = Reception(config.token, self._clock, self._loop.time, self._exporter, config.otlp_share)
         self.faces = Faces(
-            self._log, replays, config.limits, host=config.host, token=config.token, clock=self._loop.time
+            self._log, replays, config.limits, host=config.host, reception=self._reception, clock=self._loop.time
         )
         self._service = EndpointService(self._database, self._clock, Path(config.logs))
+        # SQL, the object store and /proc block; one thread keeps their order and leaves the event loop alone.
+        self._thread = ThreadPoolExecutor(1, "kilter-serving-plans")
+        self.keeper = Keeper(
+            self.faces.endpoints,
+            ObjectStore.open(config.objects),
+            self._thread,
+            self._settings,
+            budget=config.memory,
+            recent=config.recent,
+            load_timeout=config.load_timeout,
+            stall=config.stall,
+        )
+        self.faces.measures.append(self.keeper.measure)
         self._follower = Follower(
             config.front,
             self._service,
-            ObjectStore.open(config.objects),
+            self.keeper,
+            self._thread,
             self.faces.endpoints,
             self._endpoint,
             poll=config.poll,
-            load_timeout=config.load_timeout,
-            stall=config.stall,
-            replicas=config.replicas,
         )
+        self._upkeep = Upkeep(self._database, self._clock, self._reception, self._log, self._thread)
         self._server: asyncio.Server | None = None
+        self._grpc = grpc_of(config, self.faces, self._reception)
         self._tasks: list[asyncio.Task[None]] = []
         self.port = 0
 
@@ -150,6 +195,10 @@ class Front:
             Conflict: When the port is in use.
             Unavailable: When the address can't be listened on.
         """
+        if not await self._upkeep.look():
+            raise Unavailable(
+                "the store's keys can't be read", where="front", fix="try again when its database is back"
+            )
         await self._follower.look()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._follower.settle(), _FIRST_LOAD_SECONDS)
@@ -158,13 +207,19 @@ class Front:
             self._server = await self._loop.create_server(
                 partial(Connection, self.faces, self._loop.time), config.host, config.port, backlog=1024
             )
+            if self._grpc is not None:
+                await self._grpc.start(config.grpc_port or 0)
         except OSError as error:
             await self.stop()
-            raise _listening(error, config) from error
+            raise _listening(error, config, grpc=self._server is not None) from error
         self.port = self._server.sockets[0].getsockname()[1]
-        self._tasks = [self._loop.create_task(self._follower.follow()), self._loop.create_task(self._sweep())]
+        self._tasks = [self._loop.create_task(self._follower.follow()), self._loop.create_task(self._sweep()),
+                       self._loop.create_task(self._upkeep.run())]  # fmt: skip
         if config.announce:
-            _announce(Path(config.announce), {"pid": os.getpid(), "host": config.host, "port": self.port})
+            said: dict[str, object] = {"pid": os.getpid(), "host": config.host, "port": self.port}
+            if self._grpc is not None:
+                said["grpc_port"] = self._grpc.port
+            _announce(Path(config.announce), said)
         # What is loaded by now stays: the collector need not walk it again and again between requests.
         gc.collect()
         gc.freeze()
@@ -175,11 +230,13 @@ class Front:
         self.faces.draining = True
         if self._server is not None:
             self._server.close()
+        if self._grpc is not None:
+            self._grpc.drain()
         end = self._loop.time() + self.config.drain
         while self._loop.time() < end:
             waiting = sum(one.rows for one in self.faces.endpoints.values())
             busy = sum(one.waiting for one in self.faces.connections)
-            if not waiting and not busy:
+            if not waiting and not busy and not (self._grpc is not None and self._grpc.busy):
                 break
             await asyncio.sleep(0.01)
         for connection in tuple(self.faces.connections):
@@ -190,10 +247,16 @@ class Front:
         """Stop everything."""
         if self._server is not None:
             self._server.close()
+        if self._grpc is not None:
+            self._grpc.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._follower.stop()
+        await self._upkeep.tell()
+        if self._exporter is not None:
+            await asyncio.to_thread(self._exporter.close)
+        self._thread.shutdown()
         self._log.close()
         if self._online is not None:
             self._online.close()
@@ -205,10 +268,14 @@ class Front:
             self._log,
             self._clock,
             self._lookup,
-            self._budget,
+            Door(self._settings(loop), self._budget),
             patience=self.config.patience,
             deadline=self.config.deadline,
+            watch=self._reception.step if self._exporter is not None else None,
         )
+
+    def _settings(self, loop: str) -> Settings:
+        return self.config.endpoints.get(loop, self.config.settings)
 
     async def _sweep(self) -> None:
         while True:
@@ -216,6 +283,47 @@ class Front:
             now = self._loop.time()
             for connection in tuple(self.faces.connections):
                 connection.sweep(now)
+            if self._grpc is not None:
+                self._grpc.sweep(now)
+
+
+def grpc_of(config: FrontConfig, faces: Faces, reception: Reception) -> GrpcServer | None:
+    """Return what listens for gRPC, or None when no port is configured for it.
+
+    Raises:
+        InvalidInput: When the extra is missing.
+    """
+    if config.grpc_port is None:
+        return None
+    try:
+        from kilter.serving.grpc.server import GrpcServer, all_methods  # noqa: PLC0415 - an extra, for those who ask for it
+    except ImportError as error:
+        raise InvalidInput(
+            "gRPC needs protobuf and h2", where="grpc_port", fix='pip install "kilter[grpc]", or leave grpc_port empty'
+        ) from error
+    methods = all_methods(faces.intake, faces.ready)
+    return GrpcServer(methods, config.limits, host=config.host, reception=reception)
+
+
+def exporter_of(config: FrontConfig, now: Callable[[], float]) -> Exporter | None:
+    """Return what sends spans, or None when no collector is configured.
+
+    Raises:
+        InvalidInput: When the extra is missing, or the URL or the share can't be used.
+    """
+    if not config.otlp:
+        return None
+    if not config.otlp.startswith(("http://", "https://")):
+        raise InvalidInput("that is no collector", where="otlp", allowed="an http:// or https:// URL")
+    if not 0 <= config.otlp_share <= 1:
+        raise InvalidInput("that is no share", where="otlp_share", allowed="0 to 1")
+    try:
+        from kilter.serving.otlp import Exporter  # noqa: PLC0415 - an extra, and only for those who ask for it
+    except ImportError as error:
+        raise InvalidInput(
+            "spans need the OpenTelemetry SDK", where="otlp", fix='pip install "kilter[otel]", or leave otlp empty'
+        ) from error
+    return Exporter(config.otlp, config.front, now, headers=config.otlp_headers)
 
 
 def clock_of(spec: str) -> Clock:
@@ -285,11 +393,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _listening(error: OSError, config: FrontConfig) -> KilterError:
-    where = f"{config.host}:{config.port}"
+def _listening(error: OSError, config: FrontConfig, *, grpc: bool) -> KilterError:
+    where = f"{config.host}:{config.grpc_port if grpc else config.port}"
     if error.errno == errno.EADDRINUSE:
+        option = "--grpc-port" if grpc else "--port"
         return Conflict(
-            "the port is in use", where=where, fix="stop the other server, or choose another --port (0: any)"
+            "the port is in use", where=where, fix=f"stop the other server, or choose another {option} (0: any)"
         )
     if error.errno == errno.EACCES:
         return Unavailable("this user may not listen there", where=where, fix="choose a port above 1023")

@@ -16,6 +16,7 @@ import httptools
 import msgspec
 
 from kilter.core.errors import KilterError
+from kilter.serving.tracing import Context
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
@@ -68,9 +69,12 @@ def status_of(error: KilterError) -> int:
 
 
 class Request:
-    """One request. Header names are lower-case; of repeated ones the last counts."""
+    """One request. Header names are lower-case; of repeated ones the last counts.
 
-    __slots__ = ("arrived", "body", "headers", "method", "path", "reply")
+    The reception writes ``client`` and ``context``: who asks, and the place of the request in a trace. Both go on record.
+    """
+
+    __slots__ = ("arrived", "body", "client", "context", "headers", "method", "path", "reply")
 
     def __init__(self, reply: Reply, arrived: float) -> None:
         self.method = b""
@@ -79,15 +83,24 @@ class Request:
         self.body: bytes = b""
         self.reply = reply
         self.arrived = arrived
+        self.client = ""
+        self.context: Context | None = None
+
+
+Shape = Callable[[int, dict[str, object]], tuple[int, object]]
+"""How a protocol says an error: from a status and a problem document to a status and a JSON value."""
 
 
 class Reply:
     """The place of one answer in its connection's order."""
 
-    __slots__ = ("_connection", "closing", "data", "status")
+    __slots__ = ("_connection", "closing", "compress", "data", "headers", "shape", "status")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.compress: Callable[[bytes], tuple[bytes, bytes]] | None = None
+        self.shape: Shape | None = None
+        self.headers = b""
         self.data: bytes | None = None
         self.status = 0
         self.closing = False
@@ -97,6 +110,11 @@ class Reply:
         if self.data is not None:
             return
         self.status = status
+        if self.compress is not None:
+            body, encoding = self.compress(body)
+            headers += encoding
+        if self.headers:
+            headers += self.headers
         close = b"connection: close\r\n" if self.closing or self._connection.draining else b""
         self.data = b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b" % (
             status, _REASONS.get(status, b""), kind, len(body), headers, close, body,
@@ -115,7 +133,11 @@ class Reply:
             problem |= {"type": "about:blank", "title": _REASONS[status].decode(), "status": status}
         elif status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers = b"retry-after: 1\r\n"
-        self.send(status, msgspec.json.encode(problem), PROBLEM, headers)
+        if self.shape is None:
+            self.send(status, msgspec.json.encode(problem), PROBLEM, headers)
+        else:
+            status, value = self.shape(status, problem)
+            self.send(status, msgspec.json.encode(value), JSON, headers)
 
 
 class Application(Protocol):
@@ -242,8 +264,6 @@ class Connection(asyncio.Protocol):
         length = headers.get(b"content-length")
         if length is not None and int(length) > self._limits.body:
             raise HttpError(413, "the body is too large", allowed=f"{self._limits.body} bytes")
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise HttpError(415, "the body is compressed", allowed="no content-encoding")
         if headers.get(b"expect", b"").lower() == b"100-continue" and self._transport and len(self._queue) == 1:
             self._transport.write(_CONTINUE)
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
-Mode = Literal["solo", "shadow", "canary"]
-Arm = Literal["champion", "challenger", "fallback"]
+Mode = Literal["solo", "shadow", "canary", "split"]
+Arm = Literal["champion", "challenger", "fallback", "direct"]
 Scalar = float | int | str | bool | None
 
 CONSTANT = 0
@@ -22,13 +22,17 @@ class TrafficPlan(msgspec.Struct, frozen=True, kw_only=True):
         loop: The endpoint's name.
         champion: The version that answers; None lets the constant answer everything.
         challenger: The version under proof, or None.
-        mode: ``solo``, ``shadow`` (the challenger scores copies) or ``canary`` (it answers a share).
+        mode: ``solo``, ``shadow`` (the challenger scores copies), ``canary`` (it answers a share) or ``split`` (the arms
+            of an experiment answer).
         share: The challenger's share of traffic in per cent; 0 unless ``canary``.
         warm: Versions that stay loaded without traffic; they answer when the champion can't.
         bundles: The bundle's digest of every version named above.
         fallback: The constant that answers when no model can, or None.
         spec: Digest of the declaration behind this plan.
         generation: Counts the plans of the endpoint; given by ``set_plan``.
+        split: In mode ``split`` the share of each arm's version, above 0 and together 1; the champion is one of them.
+        experiment: What the split is for: each experiment deals the keys anew.
+        rehearsed: A version whose return is rehearsed: the plan is taken up once it has answered a row.
     """
 
     loop: str
@@ -41,10 +45,13 @@ class TrafficPlan(msgspec.Struct, frozen=True, kw_only=True):
     fallback: float | None = None
     spec: str = ""
     generation: int = 0
+    split: dict[int, float] = {}
+    experiment: str = ""
+    rehearsed: int | None = None
 
     def versions(self) -> tuple[int, ...]:
         """Return the versions that have to be loaded, the champion first, each once."""
-        named = (self.champion, self.challenger if self.mode != "solo" else None, *self.warm)
+        named = (self.champion, self.challenger if self.mode != "solo" else None, *self.split, *self.warm)
         return tuple(dict.fromkeys(version for version in named if version is not None))
 
 
@@ -68,21 +75,27 @@ class EndpointStatus(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
 
 
-class Item(msgspec.Struct, frozen=True, array_like=True):
+class Item(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One request's part of a batch.
 
     Args:
         rows: How many rows it has.
         key: Its Idempotency-Key, or empty.
         body: The first eight bytes of the BLAKE3 digest of its body, when it has such a key; else empty.
+        client: Who asked, as the door knows the caller; or empty.
+        trace: The trace that the request belongs to, or empty.
+        route: The key by which all its rows were routed together; empty when each was routed by its own.
     """
 
     rows: int
     key: str = ""
     body: bytes = b""
+    client: str = ""
+    trace: str = ""
+    route: str = ""
 
 
-class PredictionBatch(msgspec.Struct, frozen=True, kw_only=True, tag="p"):
+class PredictionBatch(msgspec.Struct, frozen=True, kw_only=True, tag="p", omit_defaults=True):
     """The predictions of one turn of the event loop, by column; one record of the log.
 
     Args:
@@ -90,15 +103,23 @@ class PredictionBatch(msgspec.Struct, frozen=True, kw_only=True, tag="p"):
         loop: The endpoint.
         generation: The plan under which they were routed.
         share: The challenger's share in per cent at that time: the propensity of the arm ``challenger``.
-        keys: Per row the value of the table's key column, as text.
-        times: Per row the value of the table's time column.
-        arms: Per row: ``champion`` or ``challenger`` when the version that the row was routed to gave the answer, else
-            ``fallback``.
+        keys: Per row the value of the table's key column, as text; made up where there is none.
+        times: Per row the value of the table's time column; the time of asking where there is none.
+        arms: Per row: ``champion`` or ``challenger`` when the version that the row was routed to gave the answer, ``direct``
+            when the caller named the version, else ``fallback``.
         versions: Per row the version that gave the answer; 0 for the constant.
-        values: Per row the answer.
-        inputs: Per input what the answering model saw (before encoding); null also where it has no such input.
+        values: The answers, row-major: rows x ``width``.
+        inputs: Per input what the answering model saw (before encoding); null also where it has no such input. It goes before
+            a column of the same name in ``matrix``.
         requests: The requests that the rows came in, in order.
         latency_us: From the arrival of the first request to this record, in microseconds.
+        took_us: Per version that answered rows meant for it, until it had, where several versions share the traffic.
+        split: The arms' shares of an experiment at that time: the propensity of each version.
+        experiment: The experiment.
+        width: How many numbers an answer has.
+        columns: The names of the matrix's columns.
+        matrix: What the answering model saw as numbers: row-major little-endian float64, rows x columns; NaN where missing.
+        sampled: The rows that ``inputs`` and ``matrix`` hold, when the endpoint records a share of them; None for all rows.
     """
 
     at: datetime
@@ -113,6 +134,13 @@ class PredictionBatch(msgspec.Struct, frozen=True, kw_only=True, tag="p"):
     inputs: dict[str, list[Scalar]]
     requests: list[Item]
     latency_us: int
+    width: int = 1
+    columns: tuple[str, ...] = ()
+    matrix: bytes = b""
+    took_us: dict[int, int] = {}
+    split: dict[int, float] = {}
+    experiment: str = ""
+    sampled: list[int] | None = None
 
 
 class ShadowBatch(msgspec.Struct, frozen=True, kw_only=True, tag="s"):
@@ -124,7 +152,7 @@ class ShadowBatch(msgspec.Struct, frozen=True, kw_only=True, tag="s"):
         position: The log position of the batch whose rows were copied.
         rows: Which of its rows.
         version: The shadow.
-        values: Its answers.
+        values: Its answers, row-major.
         inputs: What it saw in the inputs that the batch doesn't hold for the answering model.
     """
 
@@ -135,6 +163,7 @@ class ShadowBatch(msgspec.Struct, frozen=True, kw_only=True, tag="s"):
     version: int
     values: list[float]
     inputs: dict[str, list[Scalar]] = {}
+    width: int = 1
 
 
 Record = PredictionBatch | ShadowBatch
@@ -149,12 +178,15 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         at: When it was answered.
         key: The row's key.
         time: The row's time.
-        arm: Who was meant to answer and did, or ``fallback``.
+        arm: Who was meant to answer and did, ``direct`` when the caller named the version, or ``fallback``.
         version: The version that answered; 0 for the constant.
-        value: The answer.
+        value: The answer; of several outputs the first.
         share: The challenger's share in per cent at that time.
         generation: The plan's generation.
         inputs: What the model saw.
+        values: The answer, all its outputs.
+        client: Who asked, or empty.
+        trace: The trace that the request belongs to, or empty.
     """
 
     id: str
@@ -168,3 +200,6 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     share: int
     generation: int
     inputs: dict[str, Any]
+    values: tuple[float, ...] = ()
+    client: str = ""
+    trace: str = ""

@@ -1,22 +1,23 @@
 """Requests that are sent again under the same Idempotency-Key get the same answer, and no second record.
 
-The log is the memory: a key maps to where its answer was recorded, and the newest keys are found again from the log's tail
+The log is the memory: a key maps to where its answer was recorded, and the newest keys are found again from the log's end
 when a front starts. Source: draft-ietf-httpapi-idempotency-key-header.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
 from kilter.core.errors import InvalidInput, KilterError
 from kilter.engines.streams.log import Log
-from kilter.serving.records import Item
+from kilter.serving.records import Item, PredictionBatch
 
-Send = Callable[[bytes], None]
+Send = Callable[[int, int, PredictionBatch], None]
+"""Takes the log position, the request's first row in the record, and the record."""
 Fail = Callable[[KilterError], None]
 
 
@@ -45,6 +46,11 @@ class _Keys(msgspec.Struct, tag="p"):
 
 class _Shadow(msgspec.Struct, tag="s"):
     """A record without keys."""
+
+
+_DECODER: msgspec.msgpack.Decoder[_Keys | _Shadow] = msgspec.msgpack.Decoder(_Keys | _Shadow)
+_MOST_BYTES = 32 << 20
+"""A front that starts reads no more of its log than this, and the segment in which it is reached."""
 
 
 class Replays:
@@ -89,17 +95,24 @@ class Replays:
         else:
             self._keep((loop, key), answered)
 
-    def rebuild(self, records: Iterable[tuple[int, bytes]]) -> None:
-        """Find the keys in records of the log, oldest first."""
-        decoder: msgspec.msgpack.Decoder[_Keys | _Shadow] = msgspec.msgpack.Decoder(_Keys | _Shadow)
-        for position, payload in records:
-            found = decoder.decode(payload)
-            if isinstance(found, _Keys):
-                start = 0
-                for item in found.requests:
-                    if item.key:
-                        self._keep((found.loop, item.key), Answered(item.body, position, start, item.rows))
-                    start += item.rows
+    def rebuild(self, log: Log) -> None:
+        """Find the newest keys in a log, as its writer: from its end backwards, until there are enough.
+
+        Args:
+            log: The front's predictions. How long a segment is says nothing of how many keys are in it: after a change of
+                day, or with retention, a segment may hold a single record.
+        """
+        parts: list[list[tuple[tuple[str, str], Answered]]] = []
+        found = size = 0
+        for segment in reversed(log.segments()):
+            part = [one for position, payload in log.records(segment.number) for one in _answered(position, payload)]
+            parts.append(part)
+            found, size = found + len(part), size + segment.size
+            if found >= self._most or size >= _MOST_BYTES:
+                break
+        for part in reversed(parts):
+            for key, answered in part:
+                self._keep(key, answered)
 
     def _keep(self, key: tuple[str, str], value: Answered | Waiting) -> None:
         self._known[key] = value
@@ -108,7 +121,11 @@ class Replays:
             self._known.popitem(last=False)
 
 
-def tail(log: Log) -> Iterable[tuple[int, bytes]]:
-    """Return the records of the log's last segment and of the one before, without those older."""
-    segment = (log.end() >> 32) - 1
-    return log.read(segment << 32 if segment > 0 else -1)
+def _answered(position: int, payload: bytes) -> Iterator[tuple[tuple[str, str], Answered]]:
+    found = _DECODER.decode(payload)
+    if isinstance(found, _Keys):
+        start = 0
+        for item in found.requests:
+            if item.key:
+                yield (found.loop, item.key), Answered(item.body, position, start, item.rows)
+            start += item.rows

@@ -8,7 +8,10 @@ features.
 
 from __future__ import annotations
 
+import itertools
 import math
+import secrets
+from array import array
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -25,6 +28,7 @@ Row = Mapping[str, Any]
 _NAN = math.nan
 _LARGEST_INTEGER = (1 << 63) - 1
 _views: dict[FeatureView, FeatureView] = {}
+_layouts: dict[bytes, bytes] = {}
 
 
 class ViewInputs(NamedTuple):
@@ -55,10 +59,12 @@ class RowReader:
 
     def __init__(self, signature: Signature) -> None:
         encoding = signature.encoding
+        self.signature = signature
         self.key = signature.key
         self.time = signature.time
         self.names = encoding.names
         self.width = len(encoding.names)
+        self.outputs = len(signature.outputs)
         place = {name: position for position, name in enumerate(encoding.names)}
         self.views = tuple(_inputs_of(_interned(view), place) for view in signature.views)
         looked_up = {name for inputs in self.views for name in inputs.names}
@@ -73,6 +79,11 @@ class RowReader:
             )
             for name in self.direct
         )
+        self.categorical = {name: codes for _, name, codes in self._direct if codes is not None}
+        self.numeric = tuple((place, name) for place, name, codes in self._direct if codes is None)
+        # Matrices of one layout are good for every model that has it.
+        layout = msgspec.json.encode((encoding, self.direct))
+        self.layout = _layouts.setdefault(layout, layout)
         self._empty = [_NAN] * self.width
 
     def vector(self, row: Row, index: int) -> list[float]:
@@ -108,6 +119,32 @@ class RowReader:
             raise _wrong(index, self.names[[abs(value) for value in vector].index(math.inf)], "a finite number")
         return vector
 
+    def read(self, rows: Sequence[Row], now: datetime, *, named: bool = True) -> Given:
+        """Return a request's rows, read for this model.
+
+        Args:
+            rows: JSON objects.
+            now: The time of rows that have none.
+            named: Refuse rows without the key or the time that the model's table has. Otherwise keys are made up when no row
+                has one, and the rows are routed together then.
+
+        Raises:
+            InvalidInput: When a column is absent or of the wrong type.
+        """
+        vector = self.vector
+        matrix = b"".join([array("d", vector(row, index)).tobytes() for index, row in enumerate(rows)])
+        route = ""
+        if self.key and (named or any(self.key in row for row in rows)):
+            keys = [self._key_of(row, index) for index, row in enumerate(rows)]
+        else:
+            keys = fresh_keys(len(rows))
+            route = "" if named else keys[0]
+        if self.time and (named or any(self.time in row for row in rows)):
+            times = [self._time_of(row, index) for index, row in enumerate(rows)]
+        else:
+            times = [now] * len(rows)
+        return Given(len(rows), keys, times, self, matrix, rows=rows, route=route)
+
     def identity(self, row: Row, index: int) -> tuple[str, datetime]:
         """Return a row's key, as text, and its time.
 
@@ -118,19 +155,94 @@ class RowReader:
         Raises:
             InvalidInput: When either is absent or of the wrong type.
         """
+        return self._key_of(row, index), self._time_of(row, index)
+
+    def _key_of(self, row: Row, index: int) -> str:
         try:
             key = row[self.key]
         except KeyError:
             raise _absent(index, self.key) from None
-        if type(key) is not str:
-            if type(key) is not int:
-                raise _wrong(index, self.key, "a string or an integer")
-            key = str(key)
+        if type(key) is str:
+            return key
+        if type(key) is not int:
+            raise _wrong(index, self.key, "a string or an integer")
+        return str(key)
+
+    def _time_of(self, row: Row, index: int) -> datetime:
         try:
             time = row[self.time]
         except KeyError:
             raise _absent(index, self.time) from None
-        return key, moment(time, index, self.time)
+        return moment(time, index, self.time)
+
+
+class Given:
+    """What a request gives: its rows, read for one model, and all else that another model may need of them.
+
+    Args:
+        count: How many rows.
+        keys: Their keys.
+        times: Their times.
+        reader: The model's reader; None when no model is loaded: then only the constant can answer.
+        matrix: The direct inputs as that model takes them: row-major float64, NaN in the places of its features.
+        rows: The rows as JSON objects, when they came so.
+        others: Named columns, when they came so: those whose values the matrix does not hold as they were sent.
+        route: The key by which all rows are routed together; empty lets each be routed by its own.
+    """
+
+    __slots__ = ("_rows", "count", "keys", "matrix", "others", "reader", "route", "times")
+
+    def __init__(
+        self,
+        count: int,
+        keys: list[str],
+        times: list[datetime],
+        reader: RowReader | None,
+        matrix: bytes,
+        *,
+        rows: Sequence[Row] | None = None,
+        others: Mapping[str, Sequence[Scalar]] | None = None,
+        route: str = "",
+    ) -> None:
+        self.count = count
+        self.keys = keys
+        self.times = times
+        self.reader = reader
+        self.matrix = matrix
+        self.others = others or {}
+        self.route = route
+        self._rows = rows
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The rows as objects; those that came as numbers are made into objects the first time they are wanted."""
+        if self._rows is None:
+            reader = self.reader
+            assert reader is not None  # noqa: S101 - only rows of a reader come as numbers
+            held = array("d", self.matrix)
+            columns: dict[str, Sequence[Scalar]] = {}
+            for place, name in reader.numeric:
+                column = held[place :: reader.width]
+                columns[name] = [None if value != value else value for value in column]  # noqa: PLR0124 - that is NaN
+            columns |= self.others
+            names = tuple(columns)
+            self._rows = [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return self._rows
+
+    def column(self, name: str) -> list[Scalar]:
+        """Return a column as it was sent; None where it is absent."""
+        if self._rows is None and name in self.others:
+            return list(self.others[name])
+        return [row.get(name) for row in self.rows]
+
+
+_SEED = secrets.token_hex(6)
+_made = itertools.count()
+
+
+def fresh_keys(count: int) -> list[str]:
+    """Return keys for rows that have none: never the same twice, also not in another process."""
+    return [f"{_SEED}-{next(_made):x}" for _ in range(count)]
 
 
 def moment(value: object, index: int, name: str) -> datetime:
@@ -149,18 +261,9 @@ def moment(value: object, index: int, name: str) -> datetime:
     raise _wrong(index, name, "an RFC 3339 time, or seconds since 1970")
 
 
-def entities(rows: Sequence[Row], column: str) -> list[str | None]:
-    """Return each row's entity as text, None where it is absent or null."""
-    found = [row.get(column) for row in rows]
-    return [value if value is None or type(value) is str else str(value) for value in found]
-
-
-def columns(reader: RowReader, rows: Sequence[Row]) -> dict[str, list[Scalar]]:
-    """Return the direct inputs of rows by column, as they were sent."""
-    if len(rows) == 1:
-        row = rows[0]
-        return {name: [row.get(name)] for name in reader.direct}
-    return {name: [row.get(name) for row in rows] for name in reader.direct}
+def entities(values: Sequence[Scalar]) -> list[str | None]:
+    """Return entities as text, None where they are absent or null."""
+    return [value if value is None or type(value) is str else str(value) for value in values]
 
 
 def _inputs_of(view: FeatureView, place: Mapping[str, int]) -> ViewInputs:

@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from kilter.core.clock import Clock
-from kilter.core.errors import InvalidInput, NotFound
+from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.engines.sql.database import Database
 from kilter.operations.table import operation
 from kilter.serving.recording import find
@@ -31,29 +31,35 @@ class EndpointService:
         self._clock = clock
         self._logs = logs
 
-    def set_plan(self, plan: TrafficPlan, connection: sa.Connection | None = None) -> int:
+    def set_plan(
+        self, plan: TrafficPlan, connection: sa.Connection | None = None, *, instead_of: int | None = None
+    ) -> int:
         """Make an endpoint do what a plan says; setting the plan that is set already changes nothing.
 
         Args:
             plan: The plan; its ``generation`` is given here.
             connection: The caller's transaction, or None for one of its own.
+            instead_of: The generation that the plan takes the place of; None for whatever stands.
 
         Returns:
             The plan's generation.
 
         Raises:
             InvalidInput: When the plan contradicts itself.
+            Conflict: When another generation stands than the one that it takes the place of.
         """
         check_plan(plan)
         if connection is None:
             with self._database.transaction() as own:
-                return self._set(own, plan)
-        return self._set(connection, plan)
+                return self._set(own, plan, instead_of)
+        return self._set(connection, plan, instead_of)
 
-    def _set(self, connection: sa.Connection, plan: TrafficPlan) -> int:
+    def _set(self, connection: sa.Connection, plan: TrafficPlan, instead_of: int | None) -> int:
         query = sa.select(endpoint_plans.c.generation, endpoint_plans.c.plan).where(endpoint_plans.c.loop == plan.loop)
         row = connection.execute(query.with_for_update()).first()
         current = _plan(row.plan, row.generation) if row else None
+        if instead_of is not None and (current is None or current.generation != instead_of):
+            raise Conflict("another plan was written meanwhile", where="endpoint", fix="look at it, then try again")
         if current is not None and msgspec.structs.replace(plan, generation=current.generation) == current:
             return current.generation
         generation = 1 if current is None else current.generation + 1

@@ -13,11 +13,11 @@ from collections import deque
 from kilter.core.clock import Clock
 from kilter.core.errors import KilterError
 from kilter.serving.active import Loaded
-from kilter.serving.group import Group, Lookup, Part
+from kilter.serving.batching import Done, Outcome
+from kilter.serving.group import Group, Lookup, Part, Seen
 from kilter.serving.metrics import EndpointMetrics
 from kilter.serving.recording import PredictionLog
-from kilter.serving.records import ShadowBatch
-from kilter.serving.workers import Done
+from kilter.serving.records import Scalar, ShadowBatch
 
 log = logging.getLogger("kilter.serving")
 
@@ -58,12 +58,12 @@ class Shadow:
 
     def offer(self, position: int, group: Group) -> None:
         """Take a copy of an answered batch, if there is room for it."""
-        size = len(group.rows)
+        size = group.size
         if self._rows + size > _QUEUED_ROWS:
             self._metrics.shadow_dropped += size
             return
         self._rows += size
-        part = Part(group, list(range(size)), (self.model.version,), "challenger", 0.0)
+        part = Part(group, range(size), (self.model.version,), "challenger", 0.0)
         self._queue.append((position, part, 0))
         self.wake()
 
@@ -79,15 +79,16 @@ class Shadow:
                 self._drop(part)
                 continue
             self._flying += 1
-            self.model.pool.ask(payload, len(part.places), self._done(position, part, attempts))
+            self.model.ask(payload, len(part.places), self._done(position, part, payload, attempts))
 
-    def _done(self, position: int, part: Part, attempts: int) -> Done:
-        def done(values: bytes | None, died: bool) -> None:
+    def _done(self, position: int, part: Part, payload: bytes, attempts: int) -> Done:
+        def done(values: bytes | None, outcome: Outcome) -> None:
             self._flying -= 1
             found = array("d", values) if values is not None else None
-            if found is not None and len(found) == len(part.places) and all(map(math.isfinite, found)):
-                self._record(position, part, found.tolist())
-            elif died and attempts == 0:
+            wanted = len(part.places) * self.model.reader.outputs
+            if found is not None and len(found) == wanted and all(map(math.isfinite, found)):
+                self._record(position, part, payload, found.tolist())
+            elif outcome in {"died", "gone"} and attempts == 0:
                 self._queue.appendleft((position, part, 1))
             else:
                 self._drop(part)
@@ -95,22 +96,25 @@ class Shadow:
 
         return done
 
-    def _record(self, position: int, part: Part, values: list[float]) -> None:
-        group = part.group
-        others = {name: column for name, column in part.looked.items() if group.inputs.get(name) != column}
-        others |= {
-            name: [group.rows[place].get(name) for place in part.places]
-            for name in self.model.reader.direct
-            if name not in group.inputs
-        }
+    def _record(self, position: int, part: Part, payload: bytes, values: list[float]) -> None:
+        group, reader = part.group, self.model.reader
+        seen = Seen(part.places, reader, payload)
+        # Versions of one loop mostly see the same; only what differs is written again.
+        others: dict[str, list[Scalar]] = {}
+        if reader.names != group.columns or payload != group.recorded:
+            for name in reader.names:
+                column = seen.column(name, group)
+                if column != group.seen(name):
+                    others[name] = column
         record = ShadowBatch(
             at=self._clock.now(),
             loop=self._loop,
             position=position,
-            rows=part.places,
+            rows=list(part.places),
             version=self.model.version,
             values=values,
             inputs=others,
+            width=reader.outputs,
         )
         try:
             self._log.append(record)

@@ -1,32 +1,83 @@
 """The process of one loaded version: ``python -m kilter.serving.worker FD``.
 
 It gets the model's bytes over its socket, so it needs neither the store nor its credentials; it loads them, warms itself on
-the example rows, says that it is ready, and then answers matrices until the socket ends. Whatever has arrived while it was
-busy is predicted as one batch. It imports only the library of its one model.
+the example rows, says that it is ready, and then answers matrices until the socket ends: each is one batch, and one call of the
+model. It imports only the library of its one model.
 """
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import sys
 
 import msgspec
 
-from kilter.core.errors import KilterError
+from kilter.core.errors import InvalidInput, KilterError
 from kilter.packaging.loading import load_model
-from kilter.packaging.native import ModelSpec, NativeModel
-from kilter.serving.frames import HEAD, HELLO, LENGTHS, READY, REFUSED, ROWS, VALUES, Reader, frame
+from kilter.packaging.native import Explains, ModelSpec, NativeModel
+from kilter.serving.frames import EXPLAIN, FAILED, HELLO, LENGTHS, READY, REFUSED, ROWS, VALUES, Reader, frame
+
+log = logging.getLogger("kilter.serving")
 
 _READ = 1 << 20
 _WARM_ROUNDS = 3
 
 
+class Loaded:
+    """A model that has been sent, loaded and warmed.
+
+    Args:
+        payload: The payload of a HELLO.
+        count: How many example rows it brings.
+
+    Raises:
+        KilterError: When the model can't be loaded.
+    """
+
+    def __init__(self, payload: bytes, count: int) -> None:
+        spec_size, model_size, example_size = LENGTHS.unpack_from(payload)
+        start = LENGTHS.size
+        self._spec = msgspec.json.decode(payload[start : start + spec_size], type=ModelSpec)
+        start += spec_size
+        self._model = load_model(self._spec, payload[start : start + model_size])
+        start += model_size
+        example = payload[start : start + example_size]
+        self._explainer_bytes = payload[start + example_size :]
+        self._explainer: NativeModel | None = None if self._spec.explainer else self._model
+        columns, width = self._spec.columns, 8 * self._spec.columns
+        for _ in range(_WARM_ROUNDS if count else 0):
+            self._model.predict(example, count, columns)
+            self._model.predict(example[:width], 1, columns)
+
+    def answer(self, kind: int, ticket: int, count: int, payload: bytes) -> bytes:
+        """Return the frame that answers one of ``ROWS`` or ``EXPLAIN``."""
+        try:
+            values = self._explained(payload, count) if kind == EXPLAIN else self._predicted(payload, count)
+        except KilterError as error:
+            return frame(FAILED if error.retryable else REFUSED, ticket, count, str(error).encode())
+        except Exception:  # the edge of the process: rows that a library can't take must not end it for all others
+            log.exception("the model could not take %d rows", count)
+            return frame(REFUSED, ticket, count, b"the model could not take the rows")
+        return frame(VALUES, ticket, count, values)
+
+    def _predicted(self, payload: bytes, count: int) -> bytes:
+        return self._model.predict(payload, count, self._spec.columns)
+
+    def _explained(self, payload: bytes, count: int) -> bytes:
+        if self._explainer is None and self._spec.explainer is not None:  # few are ever asked for: loaded by the first
+            self._explainer, self._explainer_bytes = load_model(self._spec.explainer, self._explainer_bytes), b""
+        explainer: object = self._explainer
+        if not isinstance(explainer, Explains):
+            raise InvalidInput(f"a model of the format {self._spec.flavor} can't be explained", where="explain")
+        return explainer.contributions(payload, count, self._spec.columns)
+
+
 def serve(connection: socket.socket) -> None:
     """Load the model that the other side sends, then answer until it hangs up."""
     reader = Reader()
-    model: NativeModel | None = None
-    columns = 0
+    model: Loaded | None = None
     # One buffer for all reads: a fresh one of this size would be mapped and unmapped by the kernel every time.
     buffer = memoryview(bytearray(_READ))
     while True:
@@ -34,58 +85,16 @@ def serve(connection: socket.socket) -> None:
         if not size:
             return
         data = bytes(buffer[:size])
-        rows: list[tuple[int, int, bytes]] = []
         for kind, ticket, count, payload in reader.feed(data):
-            if kind == ROWS:
-                rows.append((ticket, count, payload))
+            if kind in {ROWS, EXPLAIN} and model is not None:
+                connection.sendall(model.answer(kind, ticket, count, payload))
             elif kind == HELLO:
                 try:
-                    model, columns = _load(payload, count)
+                    model = Loaded(payload, count)
                 except KilterError as error:
                     connection.sendall(frame(REFUSED, ticket, 0, str(error).encode()))
                     return
                 connection.sendall(frame(READY, ticket, 0, b""))
-        if rows and model is not None:
-            connection.sendall(_answer(model, rows, columns))
-
-
-def _load(payload: bytes, count: int) -> tuple[NativeModel, int]:
-    """Load a model from a HELLO and warm it on its ``count`` example rows."""
-    spec_size, model_size, _ = LENGTHS.unpack_from(payload)
-    start = LENGTHS.size
-    spec = msgspec.json.decode(payload[start : start + spec_size], type=ModelSpec)
-    start += spec_size
-    model = load_model(spec, payload[start : start + model_size])
-    example = payload[start + model_size :]
-    width = 8 * spec.columns
-    for _ in range(_WARM_ROUNDS if count else 0):
-        model.predict(example, count, spec.columns)
-        model.predict(example[:width], 1, spec.columns)
-    return model, spec.columns
-
-
-def _answer(model: NativeModel, rows: list[tuple[int, int, bytes]], columns: int) -> bytes:
-    """Predict everything that has arrived as one batch; when that fails, one by one, so that only the culprit is refused."""
-    if len(rows) == 1:
-        ticket, count, payload = rows[0]
-        return _alone(model, ticket, count, payload, columns)
-    try:
-        values = model.predict(b"".join(part for _, _, part in rows), sum(count for _, count, _ in rows), columns)
-    except KilterError:
-        return b"".join(_alone(model, ticket, count, part, columns) for ticket, count, part in rows)
-    answers, start = [], 0
-    for ticket, count, _ in rows:
-        answers.append(HEAD.pack(8 * count, VALUES, ticket, count))
-        answers.append(values[start : start + 8 * count])
-        start += 8 * count
-    return b"".join(answers)
-
-
-def _alone(model: NativeModel, ticket: int, count: int, payload: bytes, columns: int) -> bytes:
-    try:
-        return frame(VALUES, ticket, count, model.predict(payload, count, columns))
-    except KilterError as error:
-        return frame(REFUSED, ticket, count, str(error).encode())
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from kilter.loop.records import (
     Awaited,
     CanaryJudged,
     Events,
+    FreezeRequested,
     GatesJudged,
     JudgeGates,
     JudgeShadow,
@@ -39,7 +40,9 @@ from kilter.loop.records import (
     TrafficSet,
     TrainingFailed,
     TrainingFinished,
+    UnfreezeRequested,
 )
+from kilter.loop.summary import summary
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 START = datetime(2013, 3, 1, tzinfo=UTC)
@@ -577,3 +580,92 @@ def test_the_previous_champion_stays_loaded_while_a_challenger_is_compared() -> 
     assert life.one(SetTraffic).warm == (1,)
     life.answer(TrafficSet)
     assert life.one(SetTraffic) == SetTraffic(id=life.pending().id, champion=2)
+
+
+# ---------------------------------------------------------------- freezes
+
+
+class TestFreeze:
+    DAYS = ("2013-03-12 to 2013-03-14",)
+
+    def test_what_would_begin_waits_for_the_end_of_the_window_and_then_begins_by_itself(self):
+        life = Life(freeze=self.DAYS).with_champion()
+        life.now = datetime(2013, 3, 12, 12, tzinfo=UTC)
+        life.tell(AlarmRaised, monitor="decay", version=1, finding=FINDING)
+        life.gated(2)
+        assert life.work == "held"
+        assert not life.has(SetTraffic)
+        found = summary(life.state)
+        assert (found.stage, found.frozen) == ("gated", self.DAYS[0])
+        assert found.deadline == found.frozen_until == datetime(2013, 3, 15, tzinfo=UTC)
+        assert not life.after(timedelta(days=2))
+        life.now = datetime(2013, 3, 15, tzinfo=UTC)
+        life.tell(Tick)
+        assert life.work == "shadow"
+        assert life.one(SetTraffic).mode == "shadow"
+
+    def test_a_step_and_a_promotion_wait_and_a_breach_does_not(self):
+        for verdict in ("pass", "fail"):
+            life = Life(shadow_bake=None).challenged()
+            life.answer(TrafficSet)
+            life.tell(FreezeRequested, by="ops", reason="the fair")
+            assert not life.after(30 * DAY)
+            assert life.work == "canary"
+            assert summary(life.state, life.now).deadline is None, "only a person can end it"
+            life.tell(CanaryJudged, version=2, verdict=verdict, finding=FINDING)
+            if verdict == "fail":
+                assert life.one(RollBack).to == 1
+                continue
+            life.tell(UnfreezeRequested, by="ops")
+            assert life.one(SetTraffic).share == life.policy.canary_steps[1]
+
+    def test_nobody_can_promote_in_a_freeze_and_everybody_can_abort(self):
+        life = Life(shadow_bake=None).challenged()
+        life.answer(TrafficSet)
+        life.tell(FreezeRequested, by="ops", reason="the fair", until=life.now + timedelta(hours=2))
+        life.tell(PromoteRequested, version=2, by="someone")
+        assert not life.has(Promote)
+        assert "releases are frozen (the fair)" in life.one(Notify).body
+        life.tell(RollbackRequested, by="someone", reason="enough")
+        assert life.one(RollBack).to == 1
+        assert (2, "rolled_back") in life.stages()
+
+    def test_a_shadow_that_has_passed_goes_on_when_the_freeze_ends_by_itself(self):
+        life = Life().challenged()
+        life.answer(TrafficSet)
+        life.after(timedelta(seconds=life.policy.shadow_bake))
+        life.tell(FreezeRequested, by="ops", reason="", until=life.now + timedelta(hours=1))
+        life.answer(ShadowJudged, version=2, verdict="pass", finding=FINDING)
+        assert (life.work, life.actions) == ("shadow", ())
+        assert "the end of the freeze until" in summary(life.state).waiting
+        life.after(timedelta(hours=1))
+        assert (life.work, life.one(SetTraffic).mode) == ("canary", "canary")
+
+    def test_an_attempt_that_failed_before_it_is_not_repeated_in_it(self):
+        life = Life(shadow_bake=None).challenged()
+        life.tell(ActionFailed, action=life.pending().id, reason="no front")
+        life.tell(FreezeRequested, by="ops", reason="")
+        assert not [action for action in life.after(timedelta(hours=1)) if isinstance(action, SetTraffic)]
+        life.tell(UnfreezeRequested, by="ops")
+        assert life.one(SetTraffic).mode == "canary"
+
+    def test_each_name_holds_once_and_lets_go_for_itself(self):
+        life = Life().with_champion()
+        for name in ("", "experiment blue", ""):
+            life.tell(FreezeRequested, by="ops", reason=name or "a person", name=name)
+        assert [hold.name for hold in life.state.holds] == ["experiment blue", ""]
+        life.tell(UnfreezeRequested, by="ops")
+        assert summary(life.state).frozen == "experiment blue"
+        before = life.state
+        life.tell(UnfreezeRequested, by="ops")
+        assert life.state is before
+
+    def test_a_returned_champion_needs_no_leave(self):
+        life = Life(shadow_bake=None, canary_steps=()).challenged()
+        life.answer(TrafficSet)
+        assert life.state.champion == 2
+        life.tell(FreezeRequested, by="ops", reason="")
+        life.tell(RollbackRequested, by="someone", reason="worse")
+        assert (life.one(RollBack).version, life.one(RollBack).to) == (2, 1)
+        life.answer(TrafficSet)
+        assert life.state.champion == 1

@@ -41,12 +41,18 @@ class World:
         self.joins: list[LabelJoin] = []
 
     def predict(
-        self, *keys: str, loop: str = "late", request: str = "", version: int = 1, front: PredictionLog | None = None
+        self,
+        *keys: str,
+        loop: str = "late",
+        request: str = "",
+        version: int = 1,
+        front: PredictionLog | None = None,
+        arm: str = "champion",
     ) -> int:
         return (front or self.front).append(
             PredictionBatch(
                 at=self.clock.now(), loop=loop, generation=1, share=0, keys=list(keys), times=[self.clock.now()] * len(keys),
-                arms=["champion"] * len(keys), versions=[version] * len(keys), values=[0.25] * len(keys),
+                arms=[arm] * len(keys), versions=[version] * len(keys), values=[0.25] * len(keys),
                 inputs={"hour": [6.0] * len(keys), "carrier": ["AA"] * len(keys)}, requests=[Item(len(keys), request)],
                 latency_us=10,
             )
@@ -267,3 +273,16 @@ def test_what_is_older_than_the_retention_is_forgotten(world: World) -> None:
     fresh = world.join(retention=timedelta(days=10))
     fresh.catch_up()
     assert fresh.joined("late", since=START + timedelta(days=29)).equals(recent)
+
+
+def test_a_version_that_was_asked_by_name_is_on_trial_and_not_watched(world: World) -> None:
+    join = world.join()
+    world.predict("a", "b")
+    world.predict("a", "c", version=2, arm="direct")
+    world.land("a", 30)
+    world.land("c", 30)
+    join.catch_up()
+    found = join.predictions("late")
+    assert found["key"].to_list() == ["a", "b"]
+    assert found["label"].to_list() == [1.0, None]
+    assert join.maturity("late").predictions == 2

@@ -5,9 +5,11 @@ import warnings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import msgspec
 import numpy as np
 import pytest
 
+from kilter.core.digests import canonical_json
 from kilter.core.errors import Damaged, InvalidInput, NotFound
 from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
@@ -175,7 +177,78 @@ def test_rows_of_another_width_are_refused(data, store):
 
 def test_loading_a_native_model_imports_neither_numpy_nor_the_framework():
     code = (
-        "import sys, kilter.serving.worker; from kilter.packaging.lightgbm_native import _load; _load()\n"
+        "import sys, kilter.serving.worker; from kilter.packaging.lightgbm_native import open_library; open_library()\n"
         "assert not {'numpy', 'pandas', 'sklearn', 'lightgbm', 'polars'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def several(X, y):
+    three = np.digitize(np.nan_to_num(X[:, 1]), [-0.5, 0.5])
+    names = np.array(["low", "mid", "top"])[three]
+    targets = np.nan_to_num(X[:, :2]) * [1.0, 100.0]
+    plain = np.nan_to_num(X)
+    linear = __import__("sklearn.linear_model").linear_model
+    return {
+        "LGBMClassifier": (
+            lightgbm.LGBMClassifier(n_estimators=5, verbosity=-1, n_jobs=1).fit(X, names),
+            "multiclass",
+        ),
+        "XGBClassifier": (xgboost.XGBClassifier(n_estimators=5, max_depth=3, n_jobs=1).fit(X, three), "multiclass"),
+        "LogisticRegression": (linear.LogisticRegression().fit(plain, names), "multiclass"),
+        "XGBRegressor": (xgboost.XGBRegressor(n_estimators=5, max_depth=3, n_jobs=1).fit(X, targets), "vector"),
+        "XGBRegressor, one tree for all": (
+            xgboost.XGBRegressor(n_estimators=5, max_depth=3, n_jobs=1, multi_strategy="multi_output_tree").fit(
+                X, targets
+            ),
+            "vector",
+        ),
+        "LinearRegression": (linear.LinearRegression().fit(plain, targets), "vector"),
+        "lightgbm.Booster": (
+            lightgbm.train({"objective": "multiclass", "num_class": 3, "verbosity": -1}, lightgbm.Dataset(X, three), 5),
+            "multiclass",
+        ),
+        "xgboost.Booster": (
+            xgboost.train({"objective": "multi:softprob", "num_class": 3}, xgboost.DMatrix(X, three), 5),
+            "multiclass",
+        ),
+    }
+
+
+def test_models_with_several_outputs(data, store):
+    X, y = data
+    for name, (model, label) in quietly(several, X, y).items():
+        rows = np.nan_to_num(X) if "Li" in name or "Log" in name else X
+        bundle = quietly(lambda m=model, k=label, r=rows: package(m, ENCODING, r, [], store, table=TABLE, label=k))
+        signature = bundle.manifest.signature
+        runtime = load(bundle.digest, store)
+        if name == "xgboost.Booster":
+            expected = model.predict(xgboost.DMatrix(X))
+        elif label == "multiclass" and hasattr(model, "predict_proba"):
+            expected = quietly(model.predict_proba, rows)
+            assert signature.outputs == tuple(str(one) for one in model.classes_)
+        else:
+            expected = quietly(model.predict, rows)
+        for size in (1, 7, 8, 600):
+            got = quietly(runtime.predict, rows[:size])
+            np.testing.assert_allclose(got, expected[:size], atol=1e-4 if label == "vector" else 1e-6, rtol=0)
+        assert runtime.predict(rows[:0]).shape == (0, expected.shape[1])
+        assert bundle.manifest.spec().outputs == expected.shape[1] == len(signature.outputs)
+
+
+def test_a_bundle_of_an_earlier_version_still_reads(data, store):
+    # as it was written before models could have several outputs
+    X, _ = data
+    bundle = package(Constant(0.5), ENCODING, np.zeros((1, 4)), [], store, table=TABLE)
+    old = msgspec.json.decode(store.get(bundle.digest))
+    for name in ("outputs", "shape", "dtype", "deterministic"):
+        del old["signature"][name]
+    runtime = load(store.put(canonical_json(old)), store)
+    assert runtime.predict(X[:3]).tolist() == [0.5] * 3
+    assert runtime.manifest.signature.outputs == ("value",)
+
+
+def test_a_model_without_a_table(store):
+    bundle = package(Constant(0.5), ENCODING, np.zeros((1, 4)), [], store, table=None)
+    signature = bundle.manifest.signature
+    assert (signature.table, signature.key, signature.time) == ("", "", "")

@@ -9,7 +9,7 @@ import pytest
 from kilter.core.errors import InvalidInput
 from kilter.core.evidence import Finding
 from kilter.evaluation.declare import accuracy, brier, log_loss, recall
-from kilter.release.evidence import CanaryEvidence, GuardedEvidence, outcome
+from kilter.release.evidence import CanaryEvidence, outcome
 from kilter.release.records import FIRST_STAKE, EvidenceState
 
 
@@ -196,40 +196,6 @@ def test_a_finding_has_what_is_needed_to_judge_again():
     assert finding.verdict == "fail"
     assert finding.value.low > 0
     assert finding.detail["best_e_rollback"] >= finding.detail["threshold"] == pytest.approx(20.0)
-
-
-class TestGuards:
-    def test_harm_in_one_guard_takes_back_what_the_others_do_not_see(self):
-        rng = np.random.default_rng(10)
-        both = GuardedEvidence({"loss": evidence(), "errors": evidence()})
-        both.update("loss", *traffic(rng, 3000, 0.5, 0.0))
-        assert both.verdict() == "inconclusive"
-        both.update("errors", *traffic(rng, 1000, 0.5, 0.3))
-        assert both.verdict() == "fail"
-
-    def test_promotion_needs_every_guard(self):
-        rng = np.random.default_rng(11)
-        both = GuardedEvidence({"loss": evidence(), "errors": evidence()})
-        both.update("loss", *traffic(rng, 8000, 0.5, -0.01))
-        assert both.verdict() == "inconclusive"
-        both.update("errors", *traffic(rng, 8000, 0.5, -0.01))
-        assert both.verdict() == "pass"
-
-    def test_many_guards_err_together_no_more_than_one(self):
-        rng = np.random.default_rng(12)
-        wrong = 0
-        for _ in range(200):
-            three = GuardedEvidence({name: evidence() for name in "abc"})
-            for name in ("a", "b", "c", "a", "b", "c"):
-                three.update(name, *traffic(rng, 500, 0.3, 0.0))
-            wrong += three.verdict() == "fail"
-        assert wrong / 200 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
-
-    def test_guards_must_agree_on_their_confidence(self):
-        with pytest.raises(InvalidInput, match="guards"):
-            GuardedEvidence({"a": evidence(), "b": evidence(confidence=0.9)})
-        with pytest.raises(InvalidInput, match="guards"):
-            GuardedEvidence({})
 
 
 class TestOutcome:

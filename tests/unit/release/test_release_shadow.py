@@ -8,6 +8,7 @@ import pytest
 
 from kilter.core.errors import InvalidInput
 from kilter.evaluation.declare import auc, log_loss
+from kilter.release.declare import Agreement
 from kilter.release.shadow import look
 
 START = datetime(2013, 4, 27, 10, tzinfo=UTC)
@@ -98,3 +99,14 @@ def test_too_little_to_say_is_inconclusive_with_its_reason():
 def test_looks_count_from_one(number, confidence):
     with pytest.raises(InvalidInput, match="looks from 1"):
         look(joined(), log_loss, confidence, number)
+
+
+def test_answers_that_are_too_far_apart_fail_though_the_labels_are_better():
+    frame = joined()
+    assert look(frame, log_loss, 0.95, 1).verdict == "pass"
+    found = look(frame, log_loss, 0.95, 1, guards=(Agreement(within=0.02),))
+    assert (found.name, found.verdict) == ("shadow guard agreement", "fail")
+    assert found.value.low > 0.02
+    assert found.detail["mean_distance"] == pytest.approx(found.value.estimate)
+    assert 0.5 < found.detail["same_decision"] < 1.0
+    assert look(frame, log_loss, 0.95, 1, guards=(Agreement(within=0.3),)).verdict == "pass"

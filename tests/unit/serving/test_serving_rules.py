@@ -12,7 +12,7 @@ from kilter.packaging.records import Signature
 from kilter.serving.frames import READY, ROWS, Reader, frame
 from kilter.serving.recording import PredictionLog, find, fronts, parse_id, prediction_id, shadows_to_frame, to_frame
 from kilter.serving.records import Item, PredictionBatch, ShadowBatch, TrafficPlan
-from kilter.serving.replays import Answered, Replays, tail
+from kilter.serving.replays import Answered, Replays
 from kilter.serving.router import Router
 from kilter.serving.rows import RowReader
 from kilter.serving.rules import ladder
@@ -177,7 +177,7 @@ def test_predictions_are_found_by_id_and_become_a_frame(tmp_path):
     assert frame.schema["at"] == pl.Datetime("us", "UTC")
     shadows = shadows_to_frame(log.read(), "main", "late")
     assert shadows.rows() == [(prediction_id("main", first, 1), 2, 0.75)]
-    assert to_frame([]).width == 10
+    assert to_frame([]).width == 11
     assert fronts(tmp_path) == ("main",)
     log.close()
 
@@ -204,12 +204,18 @@ def test_keys_are_found_again_in_the_log(tmp_path):
     log = PredictionLog(raw, "main")
     positions = {f"key-{number}": log.append(batch(rows=3, key=f"key-{number}")) for number in range(40)}
     log.append(ShadowBatch(at=AT, loop="late", position=0, rows=[0], version=2, values=[0.5]))
+    assert len(raw.segments()) > 3
     replays = Replays()
-    replays.rebuild(tail(raw))
-    assert replays.find("late", "key-39", b"12345678") == Answered(b"12345678", positions["key-39"], 0, 3)
+    replays.rebuild(raw)
+    for key, position in positions.items():
+        assert replays.find("late", key, b"12345678") == Answered(b"12345678", position, 0, 3)
     assert replays.find("other", "key-39", b"12345678") is None
     with pytest.raises(InvalidInput):
         replays.find("late", "key-39", b"other")
+    few = Replays(most=5)
+    few.rebuild(raw)
+    assert few.find("late", "key-39", b"12345678") is not None
+    assert few.find("late", "key-0", b"12345678") is None
     log.close()
 
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -75,14 +76,15 @@ class Compute:
 
     Args:
         workers: How many jobs run at once.
+        preload: Modules that each worker imports while it waits for its first job.
     """
 
-    def __init__(self, workers: int = 1) -> None:
+    def __init__(self, workers: int = 1, preload: Sequence[str] = ()) -> None:
         if workers < 1:
             raise InvalidInput(f"{workers} workers", where="compute", allowed="1 or more")
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._closing = threading.Event()
-        self._workers = [_Worker(self._closing) for _ in range(workers)]
+        self._workers = [_Worker(self._closing, list(preload)) for _ in range(workers)]
         self._threads = [
             threading.Thread(target=self._serve, args=(worker,), name="kilter-compute", daemon=True)
             for worker in self._workers
@@ -151,8 +153,9 @@ class Compute:
 class _Worker:
     """One process and the two sockets to it."""
 
-    def __init__(self, closing: threading.Event) -> None:
+    def __init__(self, closing: threading.Event, preload: list[str]) -> None:
         self._closing = closing
+        self._preload = preload
         self._guard = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
@@ -222,7 +225,7 @@ class _Worker:
 
     def _greet(self, channel: socket.socket) -> bool:
         try:
-            send(channel, Hello(list(sys.path)))
+            send(channel, Hello(list(sys.path), self._preload))
             return receive(channel) is not None
         except OSError:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib
 import math
@@ -23,9 +24,15 @@ _LONGEST_ERROR = 8000
 
 
 class Hello(msgspec.Struct, tag="hello"):
-    """The parent's first word: where to import from."""
+    """The parent's first word.
+
+    Args:
+        path: Where to import from.
+        preload: Modules to import before the first job comes, because it will want them.
+    """
 
     path: list[str]
+    preload: list[str] = []
 
 
 class Work(msgspec.Struct, tag="work"):
@@ -91,8 +98,12 @@ def main(channel_fd: int, life_fd: int) -> None:
     hello = receive(channel)
     if hello is None:
         return
-    sys.path[:] = msgspec.msgpack.decode(hello, type=Hello).path
+    told = msgspec.msgpack.decode(hello, type=Hello)
+    sys.path[:] = told.path
     send(channel, Report("ready"))
+    for module in told.preload:
+        with contextlib.suppress(Exception):  # the job that needs it will say what is wrong with it
+            importlib.import_module(module)
     while (message := receive(channel)) is not None:
         work = msgspec.msgpack.decode(message, type=Work)
         before = cpu_seconds()

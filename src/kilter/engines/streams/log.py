@@ -4,6 +4,9 @@ A record is framed as ``magic (4) | length (4) | CRC-32 (4) | payload``, little-
 length and the payload; zeros, which a power cut may leave behind, are therefore no record. A position is
 ``segment << 32 | offset`` and stays below 2**53, so that it survives JSON. One ``write`` call per record makes it
 survive the death of the process once ``append`` has returned; ``fsync=True`` makes it survive a power cut as well.
+
+The oldest segments can be removed whole (``begin.py``). Positions stay what they were: a removed one has expired, and a reader
+that had read everything before the log's beginning goes on there.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from kilter.core.errors import Conflict, Damaged, InvalidInput, KilterError, NotFound, Unavailable
+from kilter.core.errors import Conflict, Damaged, Expired, InvalidInput, KilterError, NotFound, Unavailable
+from kilter.engines.streams.begin import Begin, read_begin, removing, sync_folder, write_begin
 
 _MAGIC = b"KLG1"
 _HEADER = struct.Struct("<4sII")
@@ -28,6 +34,20 @@ _LARGEST = 1 << 30
 _CHUNK = 1 << 18
 _SUFFIX = ".log"
 _LOCK = "writer.lock"
+
+
+class Segment(NamedTuple):
+    """One file of a log.
+
+    Args:
+        number: Its number; positions in it are ``number << 32`` and more.
+        size: Its bytes.
+        closed: Whether a later segment holds a record, so that nothing is written to this one any more.
+    """
+
+    number: int
+    size: int
+    closed: bool
 
 
 class Log:
@@ -117,11 +137,12 @@ class Log:
                 self._lock = None
                 raise
 
-    def append(self, payload: bytes) -> int:
+    def append(self, payload: bytes, *, fresh: bool = False) -> int:
         """Write a record and return its position; when this returns, the record survives ``kill -9``.
 
         Args:
             payload: At most 1 GiB.
+            fresh: Begin a new segment with it, so that those before can be removed whole when their time has come.
 
         Raises:
             Unavailable: When the disk is full or gone; the log is then as it was before.
@@ -135,7 +156,7 @@ class Log:
             if self._tail < 0:
                 raise Conflict("the log is closed or was opened for reading", where=str(self._folder))
             try:
-                if self._offset and self._offset + len(frame) > self._segment_bytes:
+                if self._offset and (fresh or self._offset + len(frame) > self._segment_bytes):
                     self._roll()
                 written = os.write(self._tail, frame)
                 while written < len(frame):
@@ -153,19 +174,18 @@ class Log:
         """Yield records in order, up to the end as it is when the reading gets there.
 
         Args:
-            after: The position of the last record that is already known; ``-1`` for all.
+            after: The position of the last record that is already known; ``-1`` for all that are kept.
             limit: At most so many records.
 
         Raises:
             Damaged: When a record is broken and whole ones follow it.
             NotFound: When ``after`` is no position of this log.
+            Expired: When records that come after ``after`` were removed.
         """
         if limit is not None and limit <= 0:
             return
         left = limit
-        segment, offset = _place(after)
-        if after >= 0:
-            offset = self._after(segment, offset)
+        segment, offset = self._start(after)
         while True:
             # The order matters: if a next segment exists now, then this one is complete when it is read below.
             following = self._path(segment + 1).exists()
@@ -184,12 +204,18 @@ class Log:
 
         Raises:
             NotFound: When no record begins there.
+            Expired: When there was one, and it was removed.
             Damaged: When its checksum does not fit.
         """
         segment, offset = _place(position)
+        begin = read_begin(self._folder)
+        if position >= 0 and segment < begin.segment:  # also while its file is still there
+            raise self._expired(position)
         try:
             descriptor = os.open(self._path(segment), os.O_RDONLY)
         except FileNotFoundError as error:
+            if 0 <= position <= read_begin(self._folder).removed:
+                raise self._expired(position) from error
             raise NotFound(f"there is no record at {position}", where=str(self._folder)) from error
         try:
             header = os.pread(descriptor, _HEADER.size, offset)
@@ -208,7 +234,10 @@ class Log:
         if self._tail >= 0:
             return self._last
         with self._guard:
-            segment, offset, last = self._scanned or (max(0, self._newest() - 1), 0, -1)
+            begin = read_begin(self._folder)
+            if self._scanned is None or self._scanned[0] < begin.segment:
+                self._scanned = (max(begin.segment, self._newest() - 1), 0, begin.removed)
+            segment, offset, last = self._scanned
             while True:
                 following = self._path(segment + 1).exists()
                 for place, payload in self._records(segment, offset, final=not following):
@@ -218,6 +247,110 @@ class Log:
                 if not following:
                     return last
                 segment, offset = segment + 1, 0
+
+    # ------------------------------------------------------------ removal
+
+    def begin(self) -> Begin:
+        """Return where the log begins: what lies before was removed."""
+        return read_begin(self._folder)
+
+    def segments(self) -> list[Segment]:
+        """Return the segments that are kept, oldest first."""
+        first = read_begin(self._folder).segment
+        found: list[tuple[int, int]] = []
+        for number in self._segments():
+            with suppress(FileNotFoundError):  # removed meanwhile
+                if number >= first:
+                    found.append((number, self._path(number).stat().st_size))
+        # A segment that holds no whole record yet may be cut to nothing: it closes none.
+        filled = [number for number, size in found[-2:] if size and self._first(number) is not None]
+        newest = max(filled, default=-1)
+        return [Segment(number, size, number < newest) for number, size in found]
+
+    def first(self, segment: int) -> tuple[int, bytes]:
+        """Return the first record of a segment.
+
+        Raises:
+            NotFound: When it has none.
+        """
+        found = self._first(segment)
+        if found is None:
+            raise NotFound("the segment holds no record", where=str(self._path(segment)))
+        return segment << _SHIFT, found
+
+    def records(self, segment: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the records of one closed segment.
+
+        Raises:
+            Damaged: When one is broken.
+            Expired: When the segment was removed.
+        """
+        for place, payload in self._records(segment, 0, final=False):
+            yield segment << _SHIFT | place, payload
+
+    def remove(self, through: int) -> int:
+        """Remove the oldest segments; the records of later ones keep their positions.
+
+        Args:
+            through: The last segment to remove; it must be closed.
+
+        Returns:
+            How many bytes became free.
+
+        Raises:
+            Conflict: When the segment is still written to.
+            Damaged: When its records can't all be read: nothing is removed then.
+            Unavailable: When the folder can't be written.
+        """
+        try:
+            with removing(self._folder):
+                begin = read_begin(self._folder)
+                if through >= begin.segment:
+                    if not any(one.number == through and one.closed for one in self.segments()):
+                        raise Conflict("the segment is not closed", where=str(self._path(through)))
+                    last = max((position for position, _ in self.records(through)), default=begin.removed)
+                    write_begin(self._folder, Begin(through + 1, last))
+                return self._sweep()
+        except OSError as error:
+            raise _translated(error, self._folder) from error
+
+    def _sweep(self) -> int:
+        """Unlink what lies before the beginning; a removal that was cut short is finished so."""
+        first = read_begin(self._folder).segment
+        free = 0
+        for number in self._segments():
+            if number < first:
+                with suppress(FileNotFoundError):
+                    size = self._path(number).stat().st_size
+                    self._path(number).unlink()
+                    free += size
+        if free:
+            sync_folder(self._folder)
+        return free
+
+    def _first(self, segment: int) -> bytes | None:
+        for _, payload in self._records(segment, 0, final=True):
+            return payload
+        return None
+
+    def _start(self, after: int) -> tuple[int, int]:
+        """Return segment and offset of the first record that is not known yet."""
+        begin = read_begin(self._folder)
+        segment, offset = _place(after)
+        if after >= begin.removed and segment < begin.segment:
+            return begin.segment, 0
+        if after < 0:
+            return begin.segment, 0
+        return segment, self._after(segment, offset)
+
+    def _expired(self, position: int) -> Expired:
+        return Expired(
+            f"the record at {position} has expired: the log keeps what came later",
+            where=str(self._folder),
+            fix="look into the archive, if the store keeps one",
+        )
+
+    # ------------------------------------------------------------ ending
 
     def sync(self) -> None:
         """Wait until everything appended so far is on the disk, whoever appended it.
@@ -268,7 +401,7 @@ class Log:
         descriptor = os.open(self._path(self._segment + 1), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         os.close(self._tail)
         self._tail, self._segment, self._offset = descriptor, self._segment + 1, 0
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def _undo(self) -> None:
         """Take back a record that was written in part; if even that fails, take no more records."""
@@ -280,28 +413,32 @@ class Log:
 
     def _recover(self) -> None:
         """Find the end of the last segment, cut off a torn record, and make ready to append."""
-        segments = self._segments()
-        if segments and segments != list(range(segments[-1] + 1)):
-            missing = min(set(range(segments[-1] + 1)) - set(segments))
-            raise Damaged("a segment is missing", where=str(self._path(missing)), fix="restore it from a backup")
-        self._segment = segments[-1] if segments else 0
+        begin = read_begin(self._folder)
+        segments = [number for number in self._segments() if number >= begin.segment]
+        newest = max(segments, default=begin.segment or -1)
+        missing = set(range(begin.segment, newest + 1)) - set(segments)
+        if missing:
+            raise Damaged("a segment is missing", where=str(self._path(min(missing))), fix="restore it from a backup")
+        self._segment = max(newest, 0)
         last, end = -1, 0
         for place, payload in self._records(self._segment, 0, final=True):
             last, end = place, place + _HEADER.size + len(payload)
-        if last < 0 and self._segment > 0:
+        if last < 0 and self._segment > begin.segment:
             # The newest segment is empty: the last record ends the one before.
             for place, _ in self._records(self._segment - 1, 0, final=False):
                 last = place
             self._last = (self._segment - 1) << _SHIFT | last
         else:
-            self._last = -1 if last < 0 else self._segment << _SHIFT | last
+            self._last = begin.removed if last < 0 else self._segment << _SHIFT | last
         try:
             self._tail = os.open(self._path(self._segment), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             if os.fstat(self._tail).st_size != end:
                 os.ftruncate(self._tail, end)
                 os.fdatasync(self._tail)
             self._offset = end
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
+            with removing(self._folder):
+                self._sweep()
         except OSError as error:
             raise _translated(error, self._folder) from error
 
@@ -313,7 +450,9 @@ class Log:
         """
         try:
             file = self._path(segment).open("rb", buffering=_CHUNK)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if segment < read_begin(self._folder).segment:
+                raise self._expired(segment << _SHIFT | offset) from error
             return
         with file:
             file.seek(offset)
@@ -378,14 +517,6 @@ def _take_lock(folder: Path) -> int:
             "another writer has the log open", where=str(folder), fix="stop it, or open the log with readonly=True"
         ) from error
     return descriptor
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _translated(error: OSError, folder: Path) -> KilterError:

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import msgspec
 import obstore
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
@@ -77,9 +77,9 @@ class TableStore:
             except OSError as error:
                 raise _translated(error, str(place.path)) from error
             return cls(url, str(place.path), {}, LocalStore(place.path), place.path)
-        return cls(url, place.url, _delta_options(place), s3_store(place))
+        return cls(url, place.url, delta_options(place), s3_store(place))
 
-    def append(self, name: str, frame: pl.DataFrame) -> int:
+    def append(self, name: str, frame: pl.DataFrame, part: tuple[str, int] | None = None) -> int:
         """Add rows as one new version and return its number.
 
         Columns that the table does not have yet are added to it, with nulls in the older rows. Categorical and
@@ -89,6 +89,8 @@ class TableStore:
         Args:
             name: The table; the first append makes it.
             frame: The rows; their order is not kept.
+            part: Whose rows they are, and which of that writer's parts, counted upwards: a part that is there already is
+                not added again, whatever crashed in between (the Delta protocol's transaction identifiers).
 
         Raises:
             InvalidInput: When the name is no table name, or a column has another type than the table's.
@@ -98,9 +100,11 @@ class TableStore:
         for left in range(_TRIES, 0, -1):
             table = self._newest(name)
             if table is not None:
+                if part is not None and _reached(table, part[0]) >= part[1]:
+                    return table.version()
                 _same_types(table, rows, name)
             try:
-                version = self._commit(name, table, rows)
+                version = self._commit(name, table, rows, part)
             except CommitFailedError as error:
                 if left == 1:
                     raise Conflict("other writers kept committing first", where=f"table {name}") from error
@@ -140,6 +144,11 @@ class TableStore:
         table = self._newest(name)
         return None if table is None else table.version()
 
+    def parts(self, name: str, writer: str) -> int:
+        """Return the number of the last part that a writer has added to a table, or -1."""
+        table = self._newest(name)
+        return -1 if table is None else _reached(table, writer)
+
     def names(self) -> list[str]:
         """Return the names of all tables, sorted."""
         try:
@@ -174,16 +183,18 @@ class TableStore:
         except (DeltaError, OSError) as error:
             raise _translated(error, f"table {name}") from error
 
-    def _commit(self, name: str, table: DeltaTable | None, rows: pl.DataFrame) -> int:
+    def _commit(self, name: str, table: DeltaTable | None, rows: pl.DataFrame, part: tuple[str, int] | None) -> int:
         """Write the rows as the version after ``table``'s, or after those that others commit meanwhile."""
+        parts = [] if part is None else [Transaction(part[0], part[1])]
         if table is None:
             # Of two writers that make the table at once, one must fail here, or its schema would replace the other's.
-            once = CommitProperties(max_commit_retries=0)
+            once = CommitProperties(max_commit_retries=0, app_transactions=parts)
             options = self._options or None
             write_deltalake(self._uri(name), rows, mode="error", storage_options=options, commit_properties=once)
             version = 0
         else:
-            write_deltalake(table, rows, mode="append", schema_mode="merge")
+            properties = CommitProperties(app_transactions=parts)
+            write_deltalake(table, rows, mode="append", schema_mode="merge", commit_properties=properties)
             version = table.version()
         self._sync(name, version)
         return version
@@ -247,7 +258,8 @@ _RESTORE = "restore the folder from a backup; nothing was changed"
 _BROKEN = ("parquet", "not found", "no such file", "404", "snappy", "decompress", "thrift")
 
 
-def _delta_options(place: Bucket) -> dict[str, str]:
+def delta_options(place: Bucket) -> dict[str, str]:
+    """Return what delta-rs needs to reach a bucket."""
     options = {"AWS_REGION": place.region, "connect_timeout": "5s", "timeout": "60s"}
     if place.endpoint:
         options["AWS_ENDPOINT_URL"] = place.endpoint
@@ -291,6 +303,11 @@ def _same_types(table: DeltaTable, rows: pl.DataFrame, name: str) -> None:
                 allowed=str(known[column]),
                 fix="cast the column, or give it another name",
             )
+
+
+def _reached(table: DeltaTable, writer: str) -> int:
+    found = table.transaction_version(writer)
+    return -1 if found is None else found
 
 
 def _translated(error: BaseException, where: str) -> KilterError:

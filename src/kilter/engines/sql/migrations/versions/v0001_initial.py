@@ -29,6 +29,8 @@ TABLES = (
     "monitor_features",
     "release_canaries",
     "release_looks",
+    "release_experiments",
+    "release_observations",
     "runs",
     "specs",
     "model_versions",
@@ -220,6 +222,7 @@ def upgrade() -> None:
         sa.Column("verdict", sa.String(length=16), nullable=False),
         sa.Column("finding", Json(), nullable=False),
         sa.Column("points", Json(), nullable=False),
+        sa.Column("guards", Json(), nullable=False),
         sa.PrimaryKeyConstraint("loop", "version", name=op.f("pk_release_canaries")),
     )
     op.create_table(
@@ -230,6 +233,35 @@ def upgrade() -> None:
         sa.Column("at", UtcDateTime(), nullable=False),
         sa.Column("finding", Json(), nullable=False),
         sa.PrimaryKeyConstraint("loop", "version", "look", name=op.f("pk_release_looks")),
+    )
+    op.create_table(
+        "release_experiments",
+        sa.Column("loop", sa.String(length=128), nullable=False),
+        sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("plan", Json(), nullable=False),
+        sa.Column("weights", Json(), nullable=False),
+        sa.Column("starts", Json(), nullable=False),
+        sa.Column("started_at", UtcDateTime(), nullable=False),
+        sa.Column("weighed_at", UtcDateTime(), nullable=False),
+        sa.Column("stopped_at", UtcDateTime(), nullable=True),
+        sa.Column("reason", sa.String(length=500), nullable=False),
+        sa.PrimaryKeyConstraint("loop", "name", name=op.f("pk_release_experiments")),
+    )
+    op.create_table(
+        "release_observations",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("loop", sa.String(length=128), nullable=False),
+        sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("prediction", sa.String(length=100), nullable=False),
+        sa.Column("key", sa.String(length=500), nullable=False),
+        sa.Column("value", sa.Float(precision=53), nullable=False),
+        sa.Column("request", sa.String(length=200), nullable=True),
+        sa.Column("at", UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_release_observations")),
+        sa.UniqueConstraint("loop", "request", name=op.f("uq_release_observations_loop_request")),
+    )
+    op.create_index(
+        op.f("ix_release_observations_loop_name_at"), "release_observations", ["loop", "name", "at"], unique=False
     )
     op.create_table(
         "runs",

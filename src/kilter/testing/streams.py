@@ -1,0 +1,199 @@
+"""The contract of streams: what is read is committed with a note, and what was written is found behind a mark."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import pytest
+
+from kilter.engines.streams.port import Message, Outgoing, Sink, Source
+
+
+class Streams(Protocol):
+    """An engine with two empty streams, ``in`` and ``out``."""
+
+    def source(self, stream: str, group: str, mark: Callable[[], str]) -> Source:
+        """Open a stream to read."""
+        ...
+
+    def sink(self, stream: str) -> Sink:
+        """Open a stream to write."""
+        ...
+
+
+def take(source: Source, count: int, seconds: float = 30.0) -> tuple[list[Message], list[str]]:
+    """Return the next ``count`` messages, and the notes that came before them."""
+    messages: list[Message] = []
+    notes: list[str] = []
+    end = time.monotonic() + seconds
+    while len(messages) < count:
+        taken = source.take(count - len(messages), 0.2)
+        messages += taken.messages
+        notes += taken.notes
+        if time.monotonic() > end:
+            raise AssertionError(f"{len(messages)} of {count} messages came")
+    return messages, notes
+
+
+def begin(source: Source, seconds: float = 30.0) -> list[str]:
+    """Take until the notes are there, and nothing else."""
+    end = time.monotonic() + seconds
+    while True:
+        taken = source.take(1, 0.2)
+        assert not taken.messages
+        if taken.notes:
+            return list(taken.notes)
+        if time.monotonic() > end:
+            return []
+
+
+def outgoing(count: int, first: int = 0) -> list[Outgoing]:
+    """Return some messages."""
+    return [Outgoing(f"g/in/{n}", b"key %d" % (n % 7), b'{"n": %d}' % n) for n in range(first, first + count)]
+
+
+class StreamContract:
+    """What every stream does; a subclass gives the fixture ``streams``."""
+
+    @pytest.fixture
+    def written(self, streams: Streams) -> Iterator[Sink]:
+        """The stream ``in``, with a hundred messages."""
+        sink = streams.sink("in")
+        sink.send(outgoing(100))
+        sink.flush()
+        yield sink
+        sink.close()
+
+    def test_all_that_was_written_is_read(self, streams: Streams, written: Sink) -> None:
+        """Keys and values come as they were written, under ids of their own."""
+        del written
+        source = streams.source("in", "g", lambda: "begin")
+        messages, _ = take(source, 100)
+        assert sorted(one.value for one in messages) == sorted(one.value for one in outgoing(100))
+        assert sorted(one.key for one in messages) == sorted(one.key for one in outgoing(100))
+        assert len({one.id for one in messages}) == 100
+        assert source.take(10, 0.0).messages == []
+        source.close()
+
+    def test_messages_of_a_key_keep_their_order(self, streams: Streams, written: Sink) -> None:
+        """Whatever the parts of a stream are, a key's messages lie in one."""
+        del written
+        source = streams.source("in", "g", lambda: "")
+        messages, _ = take(source, 100)
+        for key in {one.key for one in messages}:
+            numbers = [int(one.value[6:-1]) for one in messages if one.key == key]
+            assert numbers == sorted(numbers)
+        source.close()
+
+    def test_what_was_not_committed_is_read_again_and_what_was_is_not(self, streams: Streams, written: Sink) -> None:
+        """The next reader begins at the last commit and gets its note."""
+        del written
+        source = streams.source("in", "g", lambda: "begin")
+        first, _ = take(source, 30)
+        source.commit("after 30")
+        lost, _ = take(source, 20)
+        source.close()
+        source = streams.source("in", "g", lambda: "never asked")
+        rest, notes = take(source, 70)
+        assert set(notes) <= {"begin", "after 30"}
+        assert "after 30" in notes
+        assert {one.id for one in lost} <= {one.id for one in rest}
+        assert {one.id for one in first} | {one.id for one in rest} == {one.id for one in first + rest}
+        assert len({one.id for one in first + rest}) == 100
+        source.close()
+
+    def test_a_group_that_begins_notes_the_mark_before_its_first_message(self, streams: Streams, written: Sink) -> None:
+        """A reader that dies before its first commit has a successor that knows where to look."""
+        del written
+        source = streams.source("in", "g", lambda: "begin")
+        take(source, 10)
+        source.close()
+        source = streams.source("in", "g", lambda: "later")
+        messages, notes = take(source, 100)
+        assert set(notes) == {"begin"}
+        assert len(messages) == 100
+        source.close()
+
+    def test_a_commit_can_leave_the_note_as_it_is(self, streams: Streams, written: Sink) -> None:
+        """Messages are done with, and the next reader is told what the last one was."""
+        del written
+        source = streams.source("in", "g", lambda: "begin")
+        take(source, 30)
+        source.commit(None)
+        source.close()
+        source = streams.source("in", "g", lambda: "later")
+        messages, notes = take(source, 70)
+        assert set(notes) == {"begin"}
+        assert len(messages) == 70
+        source.close()
+
+    def test_a_reader_knows_what_it_waits_for(self, streams: Streams, written: Sink) -> None:
+        """What was taken and not committed is awaited by the next reader until it has come; strange messages are not."""
+        del written
+        source = streams.source("in", "g", lambda: "begin")
+        first, _ = take(source, 30)
+        source.commit("")
+        lost, _ = take(source, 20)
+        source.close()
+        source = streams.source("in", "g", str)
+        while not source.take(1, 0.2).notes:
+            pass
+        assert not any(source.awaits(one.id) for one in first)
+        taken = [one.id for one in lost if not source.awaits(one.id)]
+        assert len(taken) <= 1, "one was taken with the notes"
+        rest, _ = take(source, 70 - len(taken))
+        assert {one.id for one in lost} <= {one.id for one in rest} | set(taken)
+        source.take(1, 0.0)
+        assert not any(source.awaits(one.id) for one in rest)
+        assert not source.awaits("other/0/1")
+        source.close()
+
+    def test_groups_do_not_disturb_each_other(self, streams: Streams, written: Sink) -> None:
+        """Each group reads every message."""
+        del written
+        one, other = streams.source("in", "one", str), streams.source("in", "other", str)
+        take(one, 100)
+        one.commit("")
+        assert len(take(other, 100)[0]) == 100
+        one.close()
+        other.close()
+
+    def test_what_was_written_is_found_behind_a_mark(self, streams: Streams) -> None:
+        """A mark divides what was sent before it from what is sent after it; an empty one lies before everything."""
+        sink = streams.sink("out")
+        assert list(sink.since("")) == []
+        sink.send(outgoing(5))
+        sink.flush()
+        mark = sink.mark()
+        sink.send(outgoing(7, 5))
+        sink.flush()
+        assert sorted(sink.since(mark)) == sorted(one.id for one in outgoing(7, 5))
+        assert len(list(sink.since(""))) == 12
+        assert list(sink.since(sink.mark())) == []
+        sink.close()
+        again = streams.sink("out")
+        assert sorted(again.since(mark)) == sorted(one.id for one in outgoing(7, 5))
+        assert list(again.since(again.mark())) == []
+        again.close()
+
+    def test_dead_letters_and_empty_messages_are_written(self, streams: Streams) -> None:
+        """A reason goes beside the value; an empty value is a value."""
+        sink = streams.sink("out")
+        sink.send([Outgoing("a", b"", b"", "no JSON"), Outgoing("b", b"k", b"\x00\xff")])
+        sink.flush()
+        assert sorted(sink.since("")) == ["a", "b"]
+        sink.close()
+        source = streams.source("out", "g", str)
+        assert sorted(one.value for one in take(source, 2)[0]) == [b"", b"\x00\xff"]
+        source.close()
+
+    def test_the_lag_falls(self, streams: Streams, written: Sink) -> None:
+        """Messages that wait are counted."""
+        del written
+        source = streams.source("in", "g", str)
+        take(source, 100)
+        source.commit("")
+        assert source.lag() == 0
+        source.close()

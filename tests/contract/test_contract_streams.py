@@ -1,0 +1,226 @@
+"""The contract of streams over the workspace's own log, Kafka (librdkafka's mock cluster), Redis and NATS JetStream."""
+
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+
+import pytest
+
+from kilter.core.errors import Conflict, InvalidInput, Unavailable
+from kilter.engines.streams.log import Log
+from kilter.engines.streams.places import open_sink, open_source, place_of
+from kilter.testing.streams import StreamContract, begin, outgoing, take
+
+
+class Addressed:
+    """Streams by their addresses."""
+
+    def __init__(self, address, folder, options=""):
+        self.address, self.folder, self.options = address, folder, options
+
+    def source(self, stream, group, mark):
+        return open_source(place_of(self.address.format(stream) + self.options, "--from"), group, mark, self.folder)
+
+    def sink(self, stream):
+        return open_sink(place_of(self.address.format(stream), "--to"), self.folder)
+
+
+class TestLog(StreamContract):
+    @pytest.fixture
+    def streams(self, tmp_path):
+        return Addressed("log:{}", tmp_path)
+
+    def test_a_group_has_one_reader_and_a_stream_one_writer(self, streams):
+        source, sink = streams.source("in", "g", str), streams.sink("in")
+        with pytest.raises(Conflict, match="reads for that group"):
+            streams.source("in", "g", str)
+        with pytest.raises(Conflict, match="another writer"):
+            streams.sink("in")
+        source.close()
+        sink.close()
+        streams.source("in", "g", str).close()
+
+    def test_plain_records_are_messages(self, streams, tmp_path):
+        log = Log.open(tmp_path / "in")
+        log.append(b'{"a": 1}')
+        log.append(b"")
+        log.close()
+        source = streams.source("in", "g", str)
+        assert [one.value for one in take(source, 2)[0]] == [b'{"a": 1}', b""]
+        source.close()
+
+    def test_names_stay_in_their_folder(self, streams):
+        for name in ("../x", "a/b", "", ".cursors"):
+            with pytest.raises(InvalidInput):
+                streams.source(name, "g", str)
+
+
+@pytest.fixture(scope="module")
+def kafka():
+    """The address of librdkafka's mock cluster, which lives as long as this producer."""
+    producer = pytest.importorskip("confluent_kafka").Producer(
+        {"test.mock.num.brokers": 1, "bootstrap.servers": "mock", "log_level": 0}
+    )
+    broker = next(iter(producer.list_topics(timeout=10).brokers.values()))
+    yield f"{broker.host}:{broker.port}"
+    del producer
+
+
+class TestKafka(StreamContract):
+    @pytest.fixture
+    def streams(self, kafka, tmp_path):
+        return Addressed(f"kafka://{kafka}/{secrets.token_hex(4)}-{{}}", tmp_path, "?partitions=all")
+
+    def test_members_of_a_group_share_the_partitions(self, kafka, tmp_path):
+        streams = Addressed(f"kafka://{kafka}/{secrets.token_hex(4)}-{{}}", tmp_path, "?session=6")
+        sink = streams.sink("in")
+        sink.send(outgoing(40))
+        sink.flush()
+        one = streams.source("in", "g", lambda: "begin")
+        first, _ = take(one, 40)
+        one.commit("first")
+        one.close()  # leaves the group
+        sink.send(outgoing(5, 40))
+        sink.flush()
+        other = streams.source("in", "g", lambda: "begin")
+        messages, notes = take(other, 5)
+        assert set(notes) == {"first"}
+        assert {one.id for one in messages}.isdisjoint(one.id for one in first)
+        other.close()
+        sink.close()
+
+    def test_settings_come_from_a_file(self, kafka, tmp_path):
+        (tmp_path / "kafka.properties").write_text("# ours\nclient.id = scorer\n")
+        place = place_of(f"kafka://{kafka}/x?partitions=all&config={tmp_path}/kafka.properties", "--from")
+        open_source(place, "g", str, tmp_path).close()
+        (tmp_path / "kafka.properties").write_text("group.id=other\n")
+        with pytest.raises(InvalidInput, match="no setting of yours"):
+            open_source(place, "g", str, tmp_path)
+
+    def test_a_note_has_a_bound(self, streams):
+        sink = streams.sink("in")
+        sink.send(outgoing(1))
+        sink.flush()
+        source = streams.source("in", "g", str)
+        take(source, 1)
+        with pytest.raises(InvalidInput, match="a note of"):
+            source.commit("x" * 5000)
+        source.close()
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory):
+    pytest.importorskip("redis")
+    yield from _server(
+        "redis-server", lambda port, _: ["--port", str(port), "--save", "", "--bind", "127.0.0.1"], tmp_path_factory
+    )
+
+
+@pytest.fixture(scope="module")
+def nats_server(tmp_path_factory):
+    pytest.importorskip("nats")
+    yield from _server(
+        "nats-server", lambda port, folder: ["-js", "-a", "127.0.0.1", "-p", str(port), "-sd", folder], tmp_path_factory
+    )
+
+
+def _server(program, arguments, factory):
+    path = shutil.which(program)
+    if path is None:
+        pytest.skip(f"{program} is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = str(factory.mktemp(program))
+    process = subprocess.Popen(
+        [path, *arguments(port, folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
+    )
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            break
+        except OSError:
+            time.sleep(0.05)
+    yield f"127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+class TestRedis(StreamContract):
+    @pytest.fixture
+    def streams(self, redis_server, tmp_path):
+        return Addressed(f"redis://{redis_server}/{secrets.token_hex(4)}-{{}}", tmp_path)
+
+    def test_messages_of_a_silent_member_are_taken_over(self, redis_server, tmp_path):
+        address = f"redis://{redis_server}/{secrets.token_hex(4)}-{{}}"
+        sink = Addressed(address, tmp_path).sink("in")
+        sink.send(outgoing(10))
+        sink.flush()
+        dead = Addressed(address, tmp_path, "?consumer=a").source("in", "g", lambda: "of a")
+        first, _ = take(dead, 10)
+        dead.close()
+        heir = Addressed(address, tmp_path, "?consumer=b&claim=0.01").source("in", "g", lambda: "of b")
+        begin(heir)
+        time.sleep(0.02)
+        messages, notes = take(heir, 10)
+        assert sorted(one.id for one in messages) == sorted(one.id for one in first)
+        assert "of a" in notes
+        heir.commit("done")
+        assert heir.lag() == 0
+        heir.close()
+        sink.close()
+
+
+class TestJetStream(StreamContract):
+    @pytest.fixture
+    def streams(self, nats_server, tmp_path):
+        return Addressed(f"nats://{nats_server}/{secrets.token_hex(4)}.{{}}", tmp_path)
+
+    def test_the_first_of_two_readers_finds_out(self, streams):
+        sink = streams.sink("in")
+        sink.send(outgoing(3))
+        sink.flush()
+        sink.send(outgoing(3))  # the server leaves out what it has already
+        sink.flush()
+        one = streams.source("in", "g", str)
+        assert len(take(one, 3)[0]) == 3
+        other = streams.source("in", "g", str)
+        with pytest.raises(Conflict, match="another process reads"):
+            one.commit("late")
+        assert len(take(other, 3)[0]) == 3
+        other.commit("done")
+        for stream in (one, other, sink):
+            stream.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        ("amqp://h/q", "names no stream"),
+        ("kafka://h:1/", "names no stream"),
+        ("log:", "names no stream"),
+        ("kafka://user:secret@h:1/topic", "credentials"),
+    ],
+)
+def test_addresses_that_name_no_stream(url, word):
+    with pytest.raises(InvalidInput, match=word) as caught:
+        place_of(url, "--from")
+    assert "secret" not in str(caught.value)
+
+
+def test_an_option_that_an_engine_has_not_is_refused(tmp_path):
+    for url in (
+        "kafka://127.0.0.1:1/t?sart=latest",
+        "redis://127.0.0.1:1/t?partitions=all",
+        "nats://127.0.0.1:1/t?db=1",
+    ):
+        with pytest.raises(InvalidInput, match="has no option"):
+            open_source(place_of(url, "--from"), "g", str, tmp_path)
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/t", "nats://127.0.0.1:1/t"])
+def test_a_server_that_is_not_there_is_unavailable(url, tmp_path):
+    with pytest.raises(Unavailable):
+        open_sink(place_of(url, "--to"), tmp_path)
