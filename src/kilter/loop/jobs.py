@@ -132,7 +132,7 @@ def _train(workspace: Workspace, job: TrainJob) -> Trained:
     if done is not None:  # an attempt before this one was killed when it had all but answered
         workspace.runs.finish(done.lineage.run)
         return Trained(version=done.version, run=done.lineage.run)
-    loop, spec = declaration(workspace.database, workspace.objects, job.spec)
+    loop, spec = declaration(workspace.database, workspace.objects, job.spec, running=True)
     began = process_time()
     prepared = _prepared(workspace, loop, job.spec, job.at)
     fitted = fit(loop, prepared, job.at)
@@ -239,7 +239,7 @@ def _metrics(fitted: Fitted, runtime: Predicts, at: datetime, cpu_seconds: float
 
 
 def _judge(workspace: Workspace, job: JudgeJob) -> Judgement:
-    loop, _ = declaration(workspace.database, workspace.objects, job.spec)
+    loop, _ = declaration(workspace.database, workspace.objects, job.spec, running=True)
     version = workspace.models.get(job.loop, job.version)
     challenger = load(version.bundle, workspace.objects)
     # The holdout that the training kept, as it was known then, however much later the gates are judged.
@@ -257,7 +257,7 @@ def _champion(workspace: Workspace, job: JudgeJob, at: datetime, kept: Dataset) 
     """Return the champion's predictions on the challenger's holdout, through the champion's own inputs."""
     version = workspace.models.get(job.loop, job.champion or 0)
     runtime = load(version.bundle, workspace.objects)
-    loop, _ = declaration(workspace.database, workspace.objects, version.lineage.spec)
+    loop, _ = declaration(workspace.database, workspace.objects, version.lineage.spec, running=True)
     table = table_of(loop)
     rows = _prepared(workspace, loop, version.lineage.spec, at)
     order = pl.DataFrame({table.key: kept.keys})

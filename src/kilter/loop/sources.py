@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from sqlalchemy import select
 
-from kilter.core.errors import Damaged, NotFound
+from kilter.core.errors import Damaged, DeclarationError, NotFound
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
 from kilter.loop.declare import AnyLoop
+from kilter.loop.frameworks import import_now
 from kilter.loop.spec import Declared, LoopSpec, load_source, spec_of
 from kilter.loop.tables import specs
 
@@ -51,9 +54,28 @@ def _text(objects: ObjectStore, source: str, filename: str) -> str:
         ) from error
 
 
-def declaration(database: Database, objects: ObjectStore, digest: str) -> tuple[AnyLoop, LoopSpec]:
-    """Return a declaration that was applied as a value and as data; see `declared`."""
+def declaration(
+    database: Database, objects: ObjectStore, digest: str, *, running: bool = False
+) -> tuple[AnyLoop, LoopSpec]:
+    """Return a declaration that was applied as a value and as data; see `declared`.
+
+    Args:
+        database: Where it was applied.
+        objects: Where its text is.
+        digest: Of its spec.
+        running: Its functions are called here, so the frameworks that it names are imported now.
+
+    Raises:
+        DeclarationError: When one of them can't be.
+    """
     found = declared(database, objects, digest)
+    if running:
+        try:
+            import_now(vars(sys.modules[found.module]))
+        except ImportError as error:
+            raise DeclarationError(
+                f"an import of the file failed: {error}", where=found.filename, fix="correct it, or install the package"
+            ) from error
     if digest not in _SPECS:
         _SPECS[digest] = spec_of(found)
     return found.loop, _SPECS[digest]

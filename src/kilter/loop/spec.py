@@ -21,6 +21,7 @@ from kilter.core.errors import DeclarationError, InvalidInput
 from kilter.data.declare import Columns, Label, Table, Window
 from kilter.features.declare import FeatureView
 from kilter.loop.declare import AnyLoop, Environment, Loop
+from kilter.loop.frameworks import importing_later
 from kilter.loop.records import Policy
 from kilter.loop.source import Source
 
@@ -111,6 +112,7 @@ def _run(text: str, filename: str) -> list[Declared]:
     source = Source(text, filename)
     module = ModuleType(f"kilter_declared_{short(digest(text.encode()))}")
     module.__file__ = filename
+    module.__dict__["__builtins__"] = importing_later()
     # dataclasses and type hints look their module up by name; tracebacks look for the line in linecache
     sys.modules[module.__name__] = module
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
