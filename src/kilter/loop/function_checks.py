@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import get_type_hints
 
 from kilter.core.words import did_you_mean
 from kilter.loop.faults import Faults, shown
@@ -62,8 +61,8 @@ def check_train(faults: Faults) -> None:
 def _params_kind(faults: Faults, train: Callable[..., object], params: object) -> None:
     """Note parameters of another class than ``train`` is annotated with."""
     try:
-        hints = get_type_hints(train)
-    except (NameError, TypeError, AttributeError):
+        hints = inspect.get_annotations(train, eval_str=True)
+    except (NameError, TypeError, AttributeError, SyntaxError):
         return  # annotations that can't be resolved promise nothing
     second = list(inspect.signature(train).parameters)[1]
     kind = hints.get(second)

@@ -10,7 +10,7 @@ import pytest
 
 from kilter.core.errors import DeclarationError
 
-LIGHT = "import sys; from kilter.loop.spec import load_source, spec_of; "
+LIGHT = "import sys; from kilter.loop.checks import check; from kilter.loop.spec import load_source, spec_of; "
 FLIGHTS = "examples/flights/flight_delay.py"
 
 
@@ -26,6 +26,7 @@ def test_reading_the_flights_declaration_imports_no_framework():
         + f"""
 text = open({FLIGHTS!r}).read()
 found = load_source(text, "flight_delay.py")
+check(found, {{}})
 spec_of(found).digest
 print(sorted({{"lightgbm", "sklearn", "scipy"}} & set(sys.modules)))
 """
