@@ -39,16 +39,16 @@ from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database, metadata
 from kilter.packaging.bundle import package
 from kilter.packaging.constant import Constant
-from kilter.serving.endpoint import Endpoint
-from kilter.serving.front import Front, FrontConfig
-from kilter.serving.intake import Tally
-from kilter.serving.keys import KeyService, new_key
-from kilter.serving.metrics import EndpointMetrics
-from kilter.serving.reception import Reception
-from kilter.serving.recording import PredictionLog
+from kilter.serving.access.keys import KeyService, new_key
+from kilter.serving.access.reception import Reception
+from kilter.serving.answering.endpoint import Endpoint
+from kilter.serving.front.intake import Tally
+from kilter.serving.front.process import Front, FrontConfig
+from kilter.serving.recording.predictions import PredictionLog
+from kilter.serving.recording.redaction import Recording, RecordingService
 from kilter.serving.records import TrafficPlan
-from kilter.serving.redaction import Recording, RecordingService
 from kilter.serving.service import EndpointService
+from kilter.serving.telemetry.metrics import EndpointMetrics
 from serving_single_row import many, message, one_by_one
 
 NAMES = tuple(f"f{number}" for number in range(9))

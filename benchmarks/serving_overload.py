@@ -34,9 +34,9 @@ from sklearn.ensemble import RandomForestClassifier
 from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
 from kilter.packaging.bundle import package
-from kilter.serving.memory import held_by
 from kilter.serving.records import TrafficPlan
 from kilter.serving.settings import Settings
+from kilter.serving.workers.memory import held_by
 from kilter.testing.front import RunningFront
 
 NAMES = tuple(f"f{number}" for number in range(9))

@@ -40,8 +40,8 @@ from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database, metadata
 from kilter.packaging.bundle import fetch, package
 from kilter.packaging.loading import load_model
-from kilter.serving.front import Front, FrontConfig
-from kilter.serving.http import Request
+from kilter.serving.front.http import Request
+from kilter.serving.front.process import Front, FrontConfig
 from kilter.serving.records import TrafficPlan
 from kilter.serving.service import EndpointService
 

@@ -18,7 +18,7 @@ from kilter.evaluation.metrics import row_losses
 from kilter.evaluation.metrics import value as metric_value
 from kilter.journal.records import Event
 from kilter.loop.backtest import Outcome
-from kilter.serving.recording import PredictionLog, fronts, to_frame
+from kilter.serving.recording.predictions import PredictionLog, fronts, to_frame
 
 if TYPE_CHECKING:
     from examples.flights.demo import Demo

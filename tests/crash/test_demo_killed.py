@@ -41,7 +41,7 @@ from kilter.loop.records import ActionFailed, Actions, Applied, Events, LoopStat
 from kilter.loop.workspace import Workspace
 from kilter.monitoring.labels import LabelJoin
 from kilter.registry.tables import versions
-from kilter.serving.recording import PredictionLog, to_frame
+from kilter.serving.recording.predictions import PredictionLog, to_frame
 from kilter.serving.tables import endpoint_plans
 from kilter.tracking.tables import runs
 

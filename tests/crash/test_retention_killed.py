@@ -13,8 +13,8 @@ import pytest
 
 from kilter.core.errors import NotFound
 from kilter.loop.workspace import Workspace
-from kilter.serving.archive import Archive
-from kilter.serving.recording import PredictionLog, to_frame
+from kilter.serving.recording.archive import Archive
+from kilter.serving.recording.predictions import PredictionLog, to_frame
 from kilter.serving.records import Item, PredictionBatch
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from kilter.core.clock import ManualClock
 from kilter.core.errors import NotFound
 from kilter.loop.workspace import Workspace
-from kilter.serving.retention import Keep, Retention
+from kilter.serving.recording.retention import Keep, Retention
 import deltalake, polars
 
 workspace = Workspace.open(sys.argv[1], ManualClock(datetime(2026, 1, 31, tzinfo=UTC)))

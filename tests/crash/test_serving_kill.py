@@ -15,7 +15,7 @@ import pytest
 from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
 from kilter.packaging.bundle import package
-from kilter.serving.recording import PredictionLog
+from kilter.serving.recording.predictions import PredictionLog
 from kilter.serving.records import PredictionBatch, TrafficPlan
 from kilter.testing.front import RunningFront
 

@@ -15,10 +15,10 @@ import httpx
 import msgspec
 import pytest
 
-from kilter.serving.memory import held_by
-from kilter.serving.recording import PredictionLog
+from kilter.serving.recording.predictions import PredictionLog
 from kilter.serving.records import PredictionBatch, TrafficPlan
 from kilter.serving.settings import Settings
+from kilter.serving.workers.memory import held_by
 from kilter.testing.front import RunningFront
 
 pytestmark = pytest.mark.crash

@@ -19,7 +19,7 @@ from kilter.engines.streams.port import Outgoing
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import package
 from kilter.packaging.constant import Constant
-from kilter.serving.recording import PredictionLog
+from kilter.serving.recording.predictions import PredictionLog
 
 KILLS = int(os.environ.get("KILTER_STREAM_KILLS", "3"))
 PER_LIFE = 1_500

@@ -19,8 +19,8 @@ from kilter.core.errors import Damaged
 from kilter.engines.streams.log import Log
 from kilter.loop import sources
 from kilter.loop.workspace import Workspace
-from kilter.serving.http import Limits
-from kilter.serving.recording import PredictionLog
+from kilter.serving.front.http import Limits
+from kilter.serving.recording.predictions import PredictionLog
 from kilter.serving.records import TrafficPlan
 from kilter.testing.front import RunningFront
 
@@ -474,7 +474,7 @@ def test_a_torn_prediction_log_goes_on_and_a_broken_one_is_left_alone(tmp_path):
         broken = bytearray(log.read_bytes())
         broken[30] ^= 1
         log.write_bytes(broken)
-        command = [sys.executable, "-m", "kilter.serving.front", msgspec.json.encode(front.config).decode()]
+        command = [sys.executable, "-m", "kilter.serving.front.process", msgspec.json.encode(front.config).decode()]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 1
         assert "is broken" in done.stderr

@@ -13,8 +13,8 @@ from kilter.loop.deploy import packaged
 from kilter.packaging.bundle import Runtime, fetch, keep
 from kilter.packaging.constant import Constant
 from kilter.packaging.forms import choose
-from kilter.serving.pool import Pool
 from kilter.serving.settings import Settings
+from kilter.serving.workers.pool import Pool
 
 lightgbm = pytest.importorskip("lightgbm")
 xgboost = pytest.importorskip("xgboost")

@@ -22,8 +22,8 @@ from kilter.packaging.files import read_model
 from kilter.packaging.loading import load_model
 from kilter.packaging.native import ModelSpec
 from kilter.packaging.upstream import Upstream
-from kilter.serving.pool import Pool
 from kilter.serving.settings import Settings
+from kilter.serving.workers.pool import Pool
 
 WEIGHTS = (1.0, 2.0, 3.0)
 

@@ -8,7 +8,7 @@ from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
 from kilter.packaging.bundle import fetch, package
 from kilter.serving.records import TrafficPlan
-from kilter.serving.scoring import Scorer
+from kilter.serving.scoring.model import Scorer
 from kilter.testing.front import RunningFront
 
 lightgbm = pytest.importorskip("lightgbm")

@@ -21,9 +21,9 @@ from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
 from kilter.features.declare import count, features, mean
 from kilter.packaging.bundle import package
-from kilter.serving.recording import PredictionLog, shadows_to_frame, to_frame
+from kilter.serving.answering.router import Router
+from kilter.serving.recording.predictions import PredictionLog, shadows_to_frame, to_frame
 from kilter.serving.records import TrafficPlan
-from kilter.serving.router import Router
 from kilter.testing.front import RunningFront
 
 AT = "2013-03-01T10:00:00Z"
@@ -312,7 +312,7 @@ def test_features_are_looked_up_as_of_the_rows_time(tmp_path):
 def test_a_front_that_cannot_start_says_why(front, tmp_path):
     def refused(**settings):
         config = msgspec.structs.replace(front.config, front="another", announce="", **settings)
-        command = [sys.executable, "-m", "kilter.serving.front", msgspec.json.encode(config).decode()]
+        command = [sys.executable, "-m", "kilter.serving.front.process", msgspec.json.encode(config).decode()]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         return done.returncode, done.stderr.splitlines()[-1]
 
@@ -325,7 +325,7 @@ def test_a_front_that_cannot_start_says_why(front, tmp_path):
     code, message = refused(clock="sundial")
     assert "no clock" in message
     config = msgspec.structs.replace(front.config, announce="", port=0)
-    command = [sys.executable, "-m", "kilter.serving.front", msgspec.json.encode(config).decode()]
+    command = [sys.executable, "-m", "kilter.serving.front.process", msgspec.json.encode(config).decode()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert "another writer has the log open" in done.stderr
 

@@ -9,8 +9,8 @@ import time
 import httpx
 import pytest
 
-from kilter.serving.metrics import EndpointMetrics, Gauges, newest
 from kilter.serving.records import TrafficPlan
+from kilter.serving.telemetry.metrics import EndpointMetrics, Gauges, newest
 from kilter.testing.front import RunningFront
 
 AT = "2013-03-01T10:00:00Z"

@@ -12,11 +12,11 @@ import pytest
 
 from kilter.core.clock import SystemClock
 from kilter.core.errors import NotFound
-from kilter.serving.consumers import ConsumerService
-from kilter.serving.keys import KeyService, new_key
-from kilter.serving.recording import PredictionLog, inputs_of, to_frame
+from kilter.serving.access.consumers import ConsumerService
+from kilter.serving.access.keys import KeyService, new_key
+from kilter.serving.recording.predictions import PredictionLog, inputs_of, to_frame
+from kilter.serving.recording.redaction import Recording, RecordingService
 from kilter.serving.records import TrafficPlan
-from kilter.serving.redaction import Recording, RecordingService
 from kilter.testing.front import RunningFront
 
 AT = "2013-03-01T10:00:00Z"

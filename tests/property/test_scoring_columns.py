@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from kilter.core.errors import InvalidInput
 from kilter.data.encoding import Encoding
 from kilter.packaging.records import Signature
-from kilter.serving.columns import FrameReader
-from kilter.serving.rows import RowReader
+from kilter.serving.answering.rows import RowReader
+from kilter.serving.scoring.columns import FrameReader
 
 CATEGORIES = ("", "AA", "DL", "Zürich", "a,b")
 SIGNATURE = Signature(

@@ -6,7 +6,7 @@ from array import array
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kilter.serving.batching import Backlog, Batch, Question
+from kilter.serving.answering.batching import Backlog, Batch, Question
 
 
 class Batching(RuleBasedStateMachine):

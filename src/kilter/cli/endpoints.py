@@ -89,7 +89,7 @@ def _consumers(options: argparse.Namespace) -> None:
 
 
 def _record(options: argparse.Namespace) -> None:
-    from kilter.serving.redaction import Recording  # noqa: PLC0415 - opens the way to the rooms
+    from kilter.serving.recording.redaction import Recording  # noqa: PLC0415 - opens the way to the rooms
 
     with connected(options) as kilter:
         if options.everything or options.drop or options.hash or options.sample is not None:

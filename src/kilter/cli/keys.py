@@ -23,7 +23,7 @@ def build(parser: Parser, _command: str) -> None:
 
 
 def _create(options: argparse.Namespace) -> None:
-    from kilter.serving.keys import new_key  # noqa: PLC0415 - opens the way to the rooms
+    from kilter.serving.access.keys import new_key  # noqa: PLC0415 - opens the way to the rooms
 
     expires = datetime.now(UTC) + parse_duration(options.expires, where="--expires") if options.expires else None
     key, digest = new_key()

@@ -11,8 +11,8 @@ from kilter.cli.target import connected, environment
 from kilter.core.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from kilter.serving.logs import LogInfo, Trimmed
-    from kilter.serving.retention import Retention
+    from kilter.serving.recording.logs import LogInfo, Trimmed
+    from kilter.serving.recording.retention import Retention
 
 
 def build(parser: Parser, _command: str) -> None:
@@ -76,7 +76,7 @@ def _forget(options: argparse.Namespace) -> None:
 
 
 def _rule(options: argparse.Namespace) -> Retention:
-    from kilter.serving.retention import Keep, Retention  # noqa: PLC0415 - opens the way to the rooms
+    from kilter.serving.recording.retention import Keep, Retention  # noqa: PLC0415 - opens the way to the rooms
 
     overlay = environment(options.env)
     known = Retention() if overlay is None else overlay.keep

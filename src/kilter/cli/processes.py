@@ -194,7 +194,7 @@ def _serve(options: argparse.Namespace) -> None:
     from kilter.engines.sql.database import Database  # noqa: PLC0415
     from kilter.operations.running import Running  # noqa: PLC0415
     from kilter.server.ports import free_port  # noqa: PLC0415
-    from kilter.serving.front import FrontConfig, run  # noqa: PLC0415
+    from kilter.serving.front.process import FrontConfig, run  # noqa: PLC0415
 
     _local(options)
     store = store_of(options)

@@ -43,7 +43,7 @@ def tuned(options: argparse.Namespace, overlay: Overlay | None) -> tuple[Setting
     Raises:
         InvalidInput: When a flag can't be honoured.
     """
-    from kilter.serving.retention import parse_size  # noqa: PLC0415 - only the process that serves needs it
+    from kilter.serving.recording.retention import parse_size  # noqa: PLC0415 - only the process that serves needs it
     from kilter.serving.settings import Settings, settings_of  # noqa: PLC0415
 
     settings, endpoints = overlay.settings() if overlay is not None else (Settings(), {})

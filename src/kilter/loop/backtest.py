@@ -62,7 +62,7 @@ from kilter.packaging.formats import export
 from kilter.packaging.loading import load_model
 from kilter.packaging.native import ModelSpec
 from kilter.release import rules, shadow
-from kilter.serving.router import Router
+from kilter.serving.answering.router import Router
 
 Floats = NDArray[np.float64]
 DAY = timedelta(days=1)

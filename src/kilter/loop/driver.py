@@ -55,7 +55,7 @@ from kilter.loop.workspace import Workspace
 from kilter.monitoring.labels import LabelJoin
 from kilter.monitoring.profile import ReferenceProfile
 from kilter.registry.records import EvidenceKind
-from kilter.serving.logs import ends
+from kilter.serving.recording.logs import ends
 from kilter.serving.records import TrafficPlan
 
 log = logging.getLogger("kilter.controller")

@@ -17,7 +17,7 @@ from kilter.loop.declare import ApprovalRule
 from kilter.loop.declare import Environment as EnvironmentName
 from kilter.loop.spec import BUDGET_ALLOWED, parse_budget
 from kilter.release.freeze import parse as parse_window
-from kilter.serving.retention import Retention, check_keep, parse_size
+from kilter.serving.recording.retention import Retention, check_keep, parse_size
 from kilter.serving.settings import Settings, settings_of
 
 FILENAME = "kilter.toml"

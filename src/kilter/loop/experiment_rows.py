@@ -29,9 +29,9 @@ from kilter.release.experiment import Places, Units, goodness
 from kilter.release.guards import valued
 from kilter.release.records import ExperimentPlan
 from kilter.release.service import ReleaseService
-from kilter.serving.recording import PredictionLog, fronts, parse_id, prediction_id
+from kilter.serving.answering.router import Split
+from kilter.serving.recording.predictions import PredictionLog, fronts, parse_id, prediction_id
 from kilter.serving.records import PredictionBatch, Record
-from kilter.serving.router import Split
 
 _TIME = pl.Datetime("us", "UTC")
 _DEALT: dict[str, pl.DataType] = {

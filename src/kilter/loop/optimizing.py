@@ -18,7 +18,7 @@ from kilter.packaging.bundle import Parts, fetch
 from kilter.packaging.formats import Matrix
 from kilter.packaging.forms import Form, choose
 from kilter.registry.service import split_reference
-from kilter.serving.recording import PredictionLog, fronts, to_frame
+from kilter.serving.recording.predictions import PredictionLog, fronts, to_frame
 
 _REAL_ROWS = 10_000
 _FILES: tuple[Literal["model", "example", "explainer"], ...] = ("model", "example", "explainer")

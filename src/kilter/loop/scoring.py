@@ -20,13 +20,13 @@ from kilter.features.online import OnlineFeatures
 from kilter.loop.workspace import DEFAULT_STORE, Workspace
 from kilter.packaging.bundle import Parts, fetch
 from kilter.registry.records import ModelVersion
-from kilter.serving.batch import Files, Input, Plan, Scored, job_of
-from kilter.serving.batch import score as score_rows
-from kilter.serving.scoring import Scorer
-from kilter.serving.transform import transform_lines
+from kilter.serving.scoring.files import Files, Input, Plan, Scored, job_of
+from kilter.serving.scoring.files import score as score_rows
+from kilter.serving.scoring.lines import transform_lines
+from kilter.serving.scoring.model import Scorer
 
 if TYPE_CHECKING:
-    from kilter.serving.group import Lookup
+    from kilter.serving.answering.group import Lookup
 
 TABLE = "table:"
 """What begins the name of a table of the store, where files could be meant."""
@@ -159,7 +159,7 @@ def lookup(workspace: Workspace, parts: Parts) -> Lookup | None:
     folder = workspace.store.folder / "online"
     if not parts.manifest.signature.views or not folder.is_dir():
         return None
-    from kilter.serving.front import lookup_of  # noqa: PLC0415 - a model without features needs no front
+    from kilter.serving.front.process import lookup_of  # noqa: PLC0415 - a model without features needs no front
 
     return lookup_of(OnlineFeatures(OnlineStore.open(folder, readonly=True)))
 

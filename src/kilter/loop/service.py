@@ -49,9 +49,9 @@ from kilter.loop.why import Why, explain
 from kilter.operations.table import operation
 from kilter.registry.service import ModelService, split_reference
 from kilter.release.freeze import parse as parse_window
-from kilter.serving.recording import PREDICTION_ID
+from kilter.serving.recording.predictions import PREDICTION_ID
+from kilter.serving.recording.redaction import RecordingService, check_monitors
 from kilter.serving.records import CONSTANT
-from kilter.serving.redaction import RecordingService, check_monitors
 from kilter.serving.service import EndpointService
 
 Events_: TypeAlias = list[Event]

@@ -16,10 +16,10 @@ from kilter.loop.scoring import lookup, version_of
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import fetch
 from kilter.registry.records import ModelVersion
-from kilter.serving.recording import PredictionLog
-from kilter.serving.rows import RowReader
-from kilter.serving.scoring import Scorer
-from kilter.serving.streaming import Answering, StreamScorer, Turn, follow
+from kilter.serving.answering.rows import RowReader
+from kilter.serving.recording.predictions import PredictionLog
+from kilter.serving.scoring.model import Scorer
+from kilter.serving.scoring.streams import Answering, StreamScorer, Turn, follow
 
 log = logging.getLogger("kilter.streaming")
 

@@ -40,10 +40,10 @@ from kilter.operations.running import RunFolder
 from kilter.operations.table import Registry, collect
 from kilter.registry.service import ModelService
 from kilter.release.service import ReleaseService
-from kilter.serving.consumers import ConsumerService
-from kilter.serving.keys import KeyService
-from kilter.serving.logs import LogService
-from kilter.serving.redaction import RecordingService
+from kilter.serving.access.consumers import ConsumerService
+from kilter.serving.access.keys import KeyService
+from kilter.serving.recording.logs import LogService
+from kilter.serving.recording.redaction import RecordingService
 from kilter.serving.service import EndpointService
 from kilter.tracking.service import RunService
 

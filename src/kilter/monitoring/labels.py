@@ -21,7 +21,7 @@ from kilter.data.declare import Label, Table
 from kilter.data.records import TableInfo
 from kilter.monitoring.pairs import Maturity, Pairs, in_order_of_arrival, keep_from
 from kilter.monitoring.truths import LabelBook
-from kilter.serving.recording import PredictionLog, fronts, to_frame
+from kilter.serving.recording.predictions import PredictionLog, fronts, to_frame
 from kilter.serving.records import PredictionBatch, Record, ShadowBatch
 
 RETENTION = timedelta(days=60)

@@ -30,8 +30,8 @@ from openfeature.flag_evaluation import FlagResolutionDetails, FlagValueType, Re
 from openfeature.provider import AbstractProvider, Metadata
 
 from kilter.core.errors import KilterError, NotFound
+from kilter.serving.answering.router import Router, Split
 from kilter.serving.records import TrafficPlan
-from kilter.serving.router import Router, Split
 
 _FRESH = 0.5
 

@@ -18,7 +18,7 @@ from kilter.release.declare import Canary
 from kilter.release.evidence import CanaryEvidence, outcome
 from kilter.release.guards import Guarded, judge_guards, weight_of
 from kilter.release.records import EvidencePoint
-from kilter.serving.router import Router
+from kilter.serving.answering.router import Router
 
 NOTHING_OBSERVED = pl.DataFrame(
     schema={

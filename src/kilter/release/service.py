@@ -23,7 +23,7 @@ from kilter.release import rules, shadow
 from kilter.release.declare import METRIC_NAME, Business, Canary, Shadow
 from kilter.release.records import EvidencePoint, Observation, ReleaseEvidence, ReleaseSummary
 from kilter.release.tables import canaries, looks, observations
-from kilter.serving.recording import PREDICTION_ID
+from kilter.serving.recording.predictions import PREDICTION_ID
 
 
 class ReleaseService:

@@ -24,7 +24,7 @@ from kilter.server.access import make_access
 from kilter.server.app import Application, Page, Parts, build
 from kilter.server.ports import free_port
 from kilter.server.trimming import trimming
-from kilter.serving.retention import Retention
+from kilter.serving.recording.retention import Retention
 
 log = logging.getLogger("kilter.server")
 

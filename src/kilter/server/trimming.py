@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from kilter.core.errors import KilterError
-from kilter.serving.logs import LogService
-from kilter.serving.retention import Retention
+from kilter.serving.recording.logs import LogService
+from kilter.serving.recording.retention import Retention
 
 log = logging.getLogger("kilter.server")
 

@@ -11,7 +11,7 @@ from kilter.core.clock import Clock
 from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.engines.sql.database import Database
 from kilter.operations.table import operation
-from kilter.serving.recording import find
+from kilter.serving.recording.predictions import find
 from kilter.serving.records import EndpointStatus, Prediction, TrafficPlan
 from kilter.serving.rules import check_plan
 from kilter.serving.tables import endpoint_plans, endpoint_status

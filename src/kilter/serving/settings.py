@@ -10,7 +10,7 @@ import msgspec
 from kilter.core.durations import parse_duration
 from kilter.core.errors import InvalidInput
 from kilter.core.words import did_you_mean
-from kilter.serving.retention import parse_size
+from kilter.serving.recording.retention import parse_size
 
 MOST_REPLICAS: Final = 1024
 _TIMES: Final = ("batch_stretch", "queue_seconds", "timeout", "idle")

@@ -21,7 +21,7 @@ from kilter.data.encoding import Encoding
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database, metadata
 from kilter.packaging.bundle import package
-from kilter.serving.front import FrontConfig
+from kilter.serving.front.process import FrontConfig
 from kilter.serving.records import TrafficPlan
 from kilter.serving.service import EndpointService
 
@@ -84,7 +84,7 @@ class RunningFront:
         """Start the front and wait until it listens."""
         announced = Path(self.config.announce)
         announced.unlink(missing_ok=True)
-        arguments = [sys.executable, "-m", "kilter.serving.front", msgspec.json.encode(self.config).decode()]
+        arguments = [sys.executable, "-m", "kilter.serving.front.process", msgspec.json.encode(self.config).decode()]
         self.process = subprocess.Popen(arguments)  # noqa: S603 - our own interpreter and module
         self.until(announced.exists)
         self.client.close()

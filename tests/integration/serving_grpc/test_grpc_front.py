@@ -9,7 +9,7 @@ import grpc
 import httpx
 import pytest
 
-from kilter.serving.front import FrontConfig
+from kilter.serving.front.process import FrontConfig
 from kilter.serving.grpc.inference import _CLASSES
 from kilter.serving.records import TrafficPlan
 from kilter.testing.front import RunningFront

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from kilter.serving.recording import PredictionLog, to_frame
+from kilter.serving.recording.predictions import PredictionLog, to_frame
 from kilter.serving.records import TrafficPlan
 from kilter.testing.front import RunningFront
 

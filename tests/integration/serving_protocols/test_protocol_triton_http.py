@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from kilter.serving.recording import PredictionLog, to_frame
+from kilter.serving.recording.predictions import PredictionLog, to_frame
 
 triton = pytest.importorskip("tritonclient.http")
 from tritonclient.utils import InferenceServerException  # noqa: E402

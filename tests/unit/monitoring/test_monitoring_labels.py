@@ -17,7 +17,7 @@ from kilter.engines.sql.database import Database
 from kilter.engines.streams.log import Log
 from kilter.engines.tables.store import TableStore
 from kilter.monitoring.labels import LabelJoin
-from kilter.serving.recording import PredictionLog
+from kilter.serving.recording.predictions import PredictionLog
 from kilter.serving.records import Item, PredictionBatch, ShadowBatch
 
 START = datetime(2013, 3, 1, tzinfo=UTC)

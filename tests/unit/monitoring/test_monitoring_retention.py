@@ -9,9 +9,9 @@ from kilter.core.clock import ManualClock
 from kilter.data.declare import Label, Table
 from kilter.loop.workspace import Workspace
 from kilter.monitoring.labels import LabelJoin
-from kilter.serving.recording import PredictionLog
+from kilter.serving.recording.predictions import PredictionLog
+from kilter.serving.recording.retention import Keep, Retention
 from kilter.serving.records import Item, PredictionBatch
-from kilter.serving.retention import Keep, Retention
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FLIGHTS = Table("flights", "id", "at")

@@ -177,7 +177,7 @@ def test_rows_of_another_width_are_refused(data, store):
 
 def test_loading_a_native_model_imports_neither_numpy_nor_the_framework():
     code = (
-        "import sys, kilter.serving.worker; from kilter.packaging.lightgbm_native import open_library; open_library()\n"
+        "import sys, kilter.serving.workers.worker; from kilter.packaging.lightgbm_native import open_library; open_library()\n"
         "assert not {'numpy', 'pandas', 'sklearn', 'lightgbm', 'polars'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

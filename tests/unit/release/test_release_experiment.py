@@ -12,7 +12,7 @@ import pytest
 from kilter.release import experiment
 from kilter.release.experiment import Units
 from kilter.release.records import Arm, ExperimentPlan
-from kilter.serving.router import Split
+from kilter.serving.answering.router import Split
 
 PLAN = ExperimentPlan(
     loop="shop",

@@ -16,7 +16,7 @@ from kilter.release.declare import Agreement, Business, Canary, Errors, Latency
 from kilter.release.evidence import CanaryEvidence
 from kilter.release.guards import GuardedEvidence
 from kilter.release.service import ReleaseService
-from kilter.serving.router import Router
+from kilter.serving.answering.router import Router
 
 START = datetime(2013, 5, 1, tzinfo=UTC)
 LOOP = "flight-delay"

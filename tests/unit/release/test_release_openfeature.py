@@ -12,8 +12,8 @@ import pytest
 from kilter.core.clock import ManualClock
 from kilter.core.errors import Unavailable
 from kilter.loop.workspace import Workspace
+from kilter.serving.answering.router import Router, Split
 from kilter.serving.records import TrafficPlan
-from kilter.serving.router import Router, Split
 
 openfeature = pytest.importorskip("openfeature")
 

@@ -12,7 +12,7 @@ from kilter.operations.table import collect
 from kilter.release import rules
 from kilter.release.declare import Canary, Shadow
 from kilter.release.service import ReleaseService
-from kilter.serving.router import Router
+from kilter.serving.answering.router import Router
 
 START = datetime(2013, 5, 1, tzinfo=UTC)
 CANARY = Canary()

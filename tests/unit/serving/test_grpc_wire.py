@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from kilter.core.clock import SystemClock
 from kilter.core.errors import InvalidInput, NotFound
+from kilter.serving.access.reception import Reception
+from kilter.serving.front.http import Limits
 from kilter.serving.grpc.calls import Method, seconds_of
 from kilter.serving.grpc.connection import STREAMS
 from kilter.serving.grpc.server import GrpcServer
 from kilter.serving.grpc.status import CallError
-from kilter.serving.http import Limits
-from kilter.serving.reception import Reception
 
 LIMITS = Limits(body=2 << 20)
 

@@ -19,10 +19,10 @@ from kilter.loop.streaming import StreamPlan, stream
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import fetch, load, package
 from kilter.packaging.constant import Constant
-from kilter.serving.recording import PredictionLog, find
-from kilter.serving.rows import RowReader
-from kilter.serving.scoring import Scorer
-from kilter.serving.streaming import Answering, StreamScorer
+from kilter.serving.answering.rows import RowReader
+from kilter.serving.recording.predictions import PredictionLog, find
+from kilter.serving.scoring.model import Scorer
+from kilter.serving.scoring.streams import Answering, StreamScorer
 
 lightgbm = pytest.importorskip("lightgbm")
 

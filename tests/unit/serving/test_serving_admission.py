@@ -1,8 +1,8 @@
 import pytest
 
 from kilter.core.errors import InvalidInput
-from kilter.serving.admission import PLAIN, Budget, Door, Terms, terms_of, with_parameters
-from kilter.serving.http import HttpError
+from kilter.serving.answering.admission import PLAIN, Budget, Door, Terms, terms_of, with_parameters
+from kilter.serving.front.http import HttpError
 from kilter.serving.settings import Settings, check_settings
 
 

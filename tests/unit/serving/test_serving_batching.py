@@ -3,7 +3,7 @@ from array import array
 
 import pytest
 
-from kilter.serving.batching import NORMAL, Backlog, Batch, Pace, Question
+from kilter.serving.answering.batching import NORMAL, Backlog, Batch, Pace, Question
 
 
 class Told(list):

@@ -4,7 +4,7 @@ import json
 import pytest
 import uvloop
 
-from kilter.serving.http import Connection, Limits
+from kilter.serving.front.http import Connection, Limits
 
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
 

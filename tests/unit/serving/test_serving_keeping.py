@@ -5,11 +5,11 @@ from array import array
 
 import pytest
 
-from kilter.serving.cache import Cache
-from kilter.serving.memory import Held, guessed, held_by, measurable, to_evict
+from kilter.serving.answering.cache import Cache
 from kilter.serving.records import TrafficPlan
 from kilter.serving.rules import at_rest
-from kilter.serving.scaling import Seen, Trend, wanted
+from kilter.serving.workers.memory import Held, guessed, held_by, measurable, to_evict
+from kilter.serving.workers.scaling import Seen, Trend, wanted
 
 
 def follow(loads, least=1, most=8, step=0.05):

@@ -7,8 +7,8 @@ import pytest
 from kilter.core.clock import ManualClock
 from kilter.core.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthorized
 from kilter.loop.workspace import Workspace
-from kilter.serving.consumers import MOST, ConsumerService, Seen, family
-from kilter.serving.keys import KeyRing, digest_of, new_key
+from kilter.serving.access.consumers import MOST, ConsumerService, Seen, family
+from kilter.serving.access.keys import KeyRing, digest_of, new_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -10,9 +10,9 @@ import pytest
 from kilter.core.errors import Conflict, DeclarationError, InvalidInput
 from kilter.loop.workspace import Workspace
 from kilter.monitoring.profile import ReferenceProfile, count, numeric_bins
-from kilter.serving.recording import inputs_of, to_frame
+from kilter.serving.recording.predictions import inputs_of, to_frame
+from kilter.serving.recording.redaction import Recording, Redactor, check_monitors, check_rule
 from kilter.serving.records import Item, PredictionBatch, ShadowBatch
-from kilter.serving.redaction import Recording, Redactor, check_monitors, check_rule
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = "ab" * 32

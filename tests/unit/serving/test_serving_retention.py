@@ -9,10 +9,10 @@ import pytest
 from kilter.core.clock import ManualClock
 from kilter.core.errors import Expired, InvalidInput
 from kilter.engines.streams.log import Segment
-from kilter.serving.archive import Archive
-from kilter.serving.recording import PredictionLog, find, prediction_id
+from kilter.serving.recording.archive import Archive
+from kilter.serving.recording.predictions import PredictionLog, find, prediction_id
+from kilter.serving.recording.retention import Keep, Retention, due, parse_size
 from kilter.serving.records import Item, PredictionBatch, ShadowBatch
-from kilter.serving.retention import Keep, Retention, due, parse_size
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 SEGMENTS = [Segment(number, 100, closed=number < 5) for number in range(6)]

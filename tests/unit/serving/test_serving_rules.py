@@ -9,13 +9,21 @@ from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
 from kilter.features.declare import count, features, mean
 from kilter.packaging.records import Signature
-from kilter.serving.frames import READY, ROWS, Reader, frame
-from kilter.serving.recording import PredictionLog, find, fronts, parse_id, prediction_id, shadows_to_frame, to_frame
+from kilter.serving.answering.router import Router
+from kilter.serving.answering.rows import RowReader
+from kilter.serving.recording.predictions import (
+    PredictionLog,
+    find,
+    fronts,
+    parse_id,
+    prediction_id,
+    shadows_to_frame,
+    to_frame,
+)
+from kilter.serving.recording.replays import Answered, Replays
 from kilter.serving.records import Item, PredictionBatch, ShadowBatch, TrafficPlan
-from kilter.serving.replays import Answered, Replays
-from kilter.serving.router import Router
-from kilter.serving.rows import RowReader
 from kilter.serving.rules import ladder
+from kilter.serving.workers.frames import READY, ROWS, Reader, frame
 
 AT = datetime(2013, 3, 1, tzinfo=UTC)
 PLACE = 0.4530857282811145

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kilter.serving.tracing import begin, parse
+from kilter.serving.telemetry.tracing import begin, parse
 
 TRACE, SPAN = b"12345678901234567890123456789012", b"1234567890123456"
 GOOD = b"00-" + TRACE + b"-" + SPAN + b"-01"

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, Protocol
 
 from kilter.core.errors import KilterError
-from kilter.serving.compression import inflate
+from kilter.serving.front.compression import inflate
+from kilter.serving.front.http import HttpError
 from kilter.serving.grpc.status import CallError, Code, code_of
-from kilter.serving.http import HttpError
-from kilter.serving.tracing import Context
+from kilter.serving.telemetry.tracing import Context
 
 log = logging.getLogger("kilter.serving")
 

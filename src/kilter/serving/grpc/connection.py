@@ -33,9 +33,9 @@ from h2.events import (
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 
+from kilter.serving.front.http import Limits
 from kilter.serving.grpc.calls import Call, Guest, Method, read_head
 from kilter.serving.grpc.status import CallError, Code, percent_encoded
-from kilter.serving.http import Limits
 
 log = logging.getLogger("kilter.serving")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from kilter.core.errors import NotFound
-from kilter.serving.endpoint import Endpoint
+from kilter.serving.answering.endpoint import Endpoint
 from kilter.serving.grpc.calls import Method, Turn
 from kilter.serving.grpc.messages import parsed
 from kilter.serving.grpc.schema import HEALTH, classes

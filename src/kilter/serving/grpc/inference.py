@@ -16,14 +16,14 @@ from typing import Any, Final
 from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]
 
 from kilter.core.errors import InvalidInput, KilterError
-from kilter.serving.admission import with_parameters
+from kilter.serving.answering.admission import with_parameters
+from kilter.serving.answering.rows import Given, RowReader
+from kilter.serving.front.intake import Answer, Intake, version_of
 from kilter.serving.grpc.calls import Method, Turn
 from kilter.serving.grpc.messages import call_of, parsed
 from kilter.serving.grpc.schema import INFERENCE, classes
-from kilter.serving.intake import Answer, Intake, version_of
 from kilter.serving.protocols.models import Models
 from kilter.serving.protocols.tensors import BYTES, Tensor, check_output, given, output
-from kilter.serving.rows import Given, RowReader
 
 SERVICE: Final = "inference.GRPCInferenceService"
 _CLASSES: Final = classes("inference", INFERENCE)

@@ -9,12 +9,12 @@ from typing import Final
 
 from kilter.core.access import allowed_host
 from kilter.core.errors import Forbidden
+from kilter.serving.access.reception import Reception
+from kilter.serving.front.http import Limits
+from kilter.serving.front.intake import Intake
 from kilter.serving.grpc import health, inference, tensorflow
 from kilter.serving.grpc.calls import Guest, Method
 from kilter.serving.grpc.connection import Connection
-from kilter.serving.http import Limits
-from kilter.serving.intake import Intake
-from kilter.serving.reception import Reception
 
 _OPEN: Final = frozenset(
     {

@@ -21,7 +21,7 @@ from kilter.core.errors import (
     Unauthorized,
     Unavailable,
 )
-from kilter.serving.http import HttpError
+from kilter.serving.front.http import HttpError
 
 
 class Code(IntEnum):

@@ -12,11 +12,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from kilter.core.errors import InvalidInput, NotFound
-from kilter.serving.endpoint import Endpoint
+from kilter.serving.answering.endpoint import Endpoint
+from kilter.serving.answering.rows import Given, RowReader
+from kilter.serving.front.intake import Answer, Intake, labelled
 from kilter.serving.grpc.calls import Method, Turn
 from kilter.serving.grpc.messages import call_of, parsed
 from kilter.serving.grpc.schema import TENSORFLOW, classes
-from kilter.serving.intake import Answer, Intake, labelled
 from kilter.serving.protocols.tensors import (
     BYTES,
     Out,
@@ -28,7 +29,6 @@ from kilter.serving.protocols.tensors import (
     output,
     output_ports,
 )
-from kilter.serving.rows import Given, RowReader
 
 PREDICTION: Final = "tensorflow.serving.PredictionService"
 MODEL: Final = "tensorflow.serving.ModelService"

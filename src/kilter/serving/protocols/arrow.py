@@ -13,7 +13,7 @@ from typing import Any, Final
 import polars as pl
 
 from kilter.core.errors import InvalidInput, KilterError
-from kilter.serving.http import HttpError
+from kilter.serving.front.http import HttpError
 
 _MAGIC: Final = b"ARROW1"
 _BLOCK: Final = struct.Struct("<q16x")

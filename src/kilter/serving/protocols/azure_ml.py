@@ -10,14 +10,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from kilter.core.errors import InvalidInput
-from kilter.serving.http import Request
-from kilter.serving.intake import Answer, Intake, labelled, version_of
+from kilter.serving.answering.rows import Given, RowReader
+from kilter.serving.front.http import Request
+from kilter.serving.front.intake import Answer, Intake, labelled, version_of
 from kilter.serving.protocols.answers import respond
 from kilter.serving.protocols.bodies import Check, columns, instances, split
 from kilter.serving.protocols.calls import said
 from kilter.serving.protocols.routes import Route
 from kilter.serving.protocols.tables import ask
-from kilter.serving.rows import Given, RowReader
 
 _DEPLOYMENT: Final = b"azureml-model-deployment"
 _FORMS: Final = '{"input_data": {"columns", "data"}}, {"data": [...]}, or {"Inputs": {"data": [...]}}'

@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 
 from kilter.core.errors import InvalidInput, Unavailable
-from kilter.serving.http import HttpError
+from kilter.serving.answering.rows import Given, Row, RowReader, fresh_keys
+from kilter.serving.front.http import HttpError
 from kilter.serving.protocols import arrow
-from kilter.serving.rows import Given, Row, RowReader, fresh_keys
 
 Check = Callable[[int], None]
 JSON_TYPES: Final = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded"})

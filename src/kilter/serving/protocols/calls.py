@@ -10,9 +10,9 @@ import msgspec
 
 from kilter.core.digests import digest
 from kilter.core.errors import InvalidInput
-from kilter.serving.admission import terms_of
-from kilter.serving.http import JSON, HttpError, Request
-from kilter.serving.intake import Answer, Call
+from kilter.serving.answering.admission import terms_of
+from kilter.serving.front.http import JSON, HttpError, Request
+from kilter.serving.front.intake import Answer, Call
 
 T = TypeVar("T")
 

@@ -10,15 +10,15 @@ from datetime import datetime
 from typing import Any, Final
 
 from kilter.core.errors import InvalidInput
-from kilter.serving.http import Request
-from kilter.serving.intake import Intake, version_of
+from kilter.serving.answering.rows import Given, RowReader
+from kilter.serving.front.http import Request
+from kilter.serving.front.intake import Intake, version_of
 from kilter.serving.protocols.answers import respond
 from kilter.serving.protocols.bodies import Check, columns, instances, split
 from kilter.serving.protocols.calls import said
 from kilter.serving.protocols.models import kilter_version
 from kilter.serving.protocols.routes import Route
 from kilter.serving.protocols.tables import ask
-from kilter.serving.rows import Given, RowReader
 
 _FORMS: Final = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _CODES: Final = {404: "RESOURCE_DOES_NOT_EXIST", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 429: "REQUEST_LIMIT_EXCEEDED",

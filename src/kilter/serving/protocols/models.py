@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from kilter.core.errors import InvalidInput
-from kilter.serving.active import Loaded
-from kilter.serving.endpoint import Endpoint
-from kilter.serving.intake import Intake, Tally
+from kilter.serving.answering.endpoint import Endpoint
+from kilter.serving.front.active import Loaded
+from kilter.serving.front.intake import Intake, Tally
 from kilter.serving.protocols.tensors import Port, input_ports, output_ports
 
 EXTENSIONS: Final = (

@@ -17,14 +17,14 @@ from typing import Any, Final
 import msgspec
 
 from kilter.core.errors import InvalidInput
-from kilter.serving.admission import with_parameters
-from kilter.serving.http import HttpError, Request
-from kilter.serving.intake import Answer, Intake, version_of
+from kilter.serving.answering.admission import with_parameters
+from kilter.serving.answering.rows import Given, RowReader
+from kilter.serving.front.http import HttpError, Request
+from kilter.serving.front.intake import Answer, Intake, version_of
 from kilter.serving.protocols.calls import call_of, decode, quoted, said, send
 from kilter.serving.protocols.models import Models
 from kilter.serving.protocols.routes import Route
 from kilter.serving.protocols.tensors import KINDS, Out, Tensor, check_output, given, output
-from kilter.serving.rows import Given, RowReader
 
 Parameters = dict[str, str | int | float | bool | None]
 _BINARY: Final = b"application/octet-stream"

@@ -11,10 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from kilter.packaging.records import Signature
-from kilter.serving.active import Loaded
-from kilter.serving.endpoint import Endpoint
-from kilter.serving.http import Request
-from kilter.serving.intake import Intake
+from kilter.serving.answering.endpoint import Endpoint
+from kilter.serving.front.active import Loaded
+from kilter.serving.front.http import Request
+from kilter.serving.front.intake import Intake
 from kilter.serving.protocols.models import kilter_version
 from kilter.serving.protocols.routes import Route
 

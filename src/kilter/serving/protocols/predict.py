@@ -11,11 +11,11 @@ from datetime import datetime
 import msgspec
 
 from kilter.core.errors import InvalidInput
-from kilter.serving.http import HttpError, Request
-from kilter.serving.intake import Answer, Intake, version_of
+from kilter.serving.answering.rows import Given, RowReader, fresh_keys
+from kilter.serving.front.http import HttpError, Request
+from kilter.serving.front.intake import Answer, Intake, version_of
 from kilter.serving.protocols.calls import call_of, decode, media_type, quoted, send
 from kilter.serving.protocols.routes import Route
-from kilter.serving.rows import Given, RowReader, fresh_keys
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True):

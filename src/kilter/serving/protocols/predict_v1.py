@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from kilter.core.errors import InvalidInput
-from kilter.serving.http import Request
-from kilter.serving.intake import Answer, Explanation, Intake, labelled, version_of
+from kilter.serving.answering.rows import Given, RowReader
+from kilter.serving.front.http import Request
+from kilter.serving.front.intake import Answer, Explanation, Intake, labelled, version_of
 from kilter.serving.protocols.answers import listed
 from kilter.serving.protocols.bodies import Check, columns, instances, json_body
 from kilter.serving.protocols.calls import call_of, quoted, said, send
@@ -22,7 +23,6 @@ from kilter.serving.protocols.models import Models
 from kilter.serving.protocols.routes import Route
 from kilter.serving.protocols.tables import ask
 from kilter.serving.protocols.tensors import Port
-from kilter.serving.rows import Given, RowReader
 
 _DTYPES = {"FP64": "DT_DOUBLE", "FP32": "DT_FLOAT", "BYTES": "DT_STRING"}
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from kilter.core.errors import NotFound
-from kilter.serving.http import HttpError, Request, Shape
+from kilter.serving.front.http import HttpError, Request, Shape
 
 Handler = Callable[..., None]
 """Takes the request and the parts of the path that the route leaves open."""

@@ -14,16 +14,16 @@ from functools import partial
 from typing import Any, Final
 
 from kilter.core.errors import InvalidInput
-from kilter.serving.endpoint import Endpoint
-from kilter.serving.http import HttpError, Request
-from kilter.serving.intake import Answer, Intake, labelled, version_of
+from kilter.serving.answering.endpoint import Endpoint
+from kilter.serving.answering.rows import Given, RowReader
+from kilter.serving.front.http import HttpError, Request
+from kilter.serving.front.intake import Answer, Intake, labelled, version_of
 from kilter.serving.protocols.answers import listed, respond
 from kilter.serving.protocols.bodies import Check, instances
 from kilter.serving.protocols.calls import said, send
 from kilter.serving.protocols.invocations import rows as mlflow_rows
 from kilter.serving.protocols.routes import Route
 from kilter.serving.protocols.tables import ask
-from kilter.serving.rows import Given, RowReader
 
 _PREFIX: Final = b"x-amzn-sagemaker-"
 _LONGEST: Final = {b"inference-id": 64, b"session-id": 256, b"target-variant": 63, b"custom-attributes": 1024}

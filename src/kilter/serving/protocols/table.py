@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from kilter.serving.intake import Intake
+from kilter.serving.front.intake import Intake
 from kilter.serving.protocols.azure_ml import AzureML
 from kilter.serving.protocols.invocations import Invocations
 from kilter.serving.protocols.models import Models

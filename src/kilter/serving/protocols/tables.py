@@ -6,12 +6,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from kilter.serving.endpoint import Endpoint
-from kilter.serving.http import Request
-from kilter.serving.intake import Answer, Intake
+from kilter.serving.answering.endpoint import Endpoint
+from kilter.serving.answering.rows import Given, RowReader
+from kilter.serving.front.http import Request
+from kilter.serving.front.intake import Answer, Intake
 from kilter.serving.protocols.bodies import Check, json_body, table
 from kilter.serving.protocols.calls import call_of, media_type
-from kilter.serving.rows import Given, RowReader
 
 Form = Callable[[Any, RowReader | None, datetime, Check], Given]
 """Reads a JSON body."""

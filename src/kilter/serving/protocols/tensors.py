@@ -18,9 +18,9 @@ import numpy as np
 
 from kilter.core.errors import InvalidInput, Unavailable
 from kilter.packaging.records import Signature
-from kilter.serving.intake import Answer
+from kilter.serving.answering.rows import Given, RowReader, fresh_keys, moment
+from kilter.serving.front.intake import Answer
 from kilter.serving.records import Scalar
-from kilter.serving.rows import Given, RowReader, fresh_keys, moment
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

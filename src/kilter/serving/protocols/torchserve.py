@@ -12,15 +12,15 @@ from typing import Any, Final
 import msgspec
 
 from kilter.core.errors import InvalidInput
-from kilter.serving.http import Request
-from kilter.serving.intake import Answer, Intake, version_of
+from kilter.serving.answering.rows import Given, RowReader
+from kilter.serving.front.http import Request
+from kilter.serving.front.intake import Answer, Intake, version_of
 from kilter.serving.protocols.answers import listed, respond
 from kilter.serving.protocols.bodies import Check, instances
 from kilter.serving.protocols.calls import said, send
 from kilter.serving.protocols.models import Models
 from kilter.serving.protocols.routes import Route
 from kilter.serving.protocols.tables import ask
-from kilter.serving.rows import Given, RowReader
 
 _KINDS: Final = {404: "ModelNotFoundException", 405: "MethodNotAllowedException", 503: "ServiceUnavailableException"}
 

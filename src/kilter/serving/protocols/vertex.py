@@ -13,15 +13,15 @@ from functools import partial
 from typing import Any, Final
 
 from kilter.core.errors import InvalidInput
-from kilter.serving.endpoint import Endpoint
-from kilter.serving.http import Request
-from kilter.serving.intake import Answer, Intake
+from kilter.serving.answering.endpoint import Endpoint
+from kilter.serving.answering.rows import Given, RowReader
+from kilter.serving.front.http import Request
+from kilter.serving.front.intake import Answer, Intake
 from kilter.serving.protocols.answers import listed, respond
 from kilter.serving.protocols.bodies import Check, instances
 from kilter.serving.protocols.calls import said, send
 from kilter.serving.protocols.routes import Route
 from kilter.serving.protocols.tables import ask
-from kilter.serving.rows import Given, RowReader
 
 _STATUS: Final = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
                   429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE"}  # fmt: skip

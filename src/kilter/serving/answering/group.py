@@ -1,0 +1,341 @@
+"""The rows of one turn of the event loop: who was asked for them, what came back, and what of it goes on record."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kilter.core.errors import KilterError
+from kilter.serving.answering.admission import PLAIN, Terms
+from kilter.serving.answering.rows import Given, Row, RowReader, entities
+from kilter.serving.front.active import Active
+from kilter.serving.records import CONSTANT, Arm, Item, PredictionBatch, Scalar
+from kilter.serving.telemetry.tracing import Context
+
+Lookup = Callable[[Any, Sequence[str | None], Sequence[datetime]], "np.ndarray[Any, np.dtype[np.float64]]"]
+
+
+class Ask:
+    """One request's rows, read and checked.
+
+    Args:
+        given: The rows.
+        item: How the request is recorded.
+        arrived: When it arrived, on the loop's clock.
+        answer: Takes the log position, the request's first row in the record, and the record.
+        fail: Takes the error instead.
+        version: The one version that may answer; None lets the router decide.
+        terms: How urgent it is, and how long it may take.
+        context: Its place in a trace, or None.
+    """
+
+    __slots__ = ("answer", "arrived", "context", "fail", "given", "item", "terms", "version")
+
+    def __init__(
+        self,
+        given: Given,
+        item: Item,
+        arrived: float,
+        answer: Callable[[int, int, PredictionBatch], None],
+        fail: Callable[[KilterError], None],
+        version: int | None = None,
+        terms: Terms = PLAIN,
+        context: Context | None = None,
+    ) -> None:
+        self.context = context
+        self.given = given
+        self.item = item
+        self.arrived = arrived
+        self.answer = answer
+        self.fail = fail
+        self.version = version
+        self.terms = terms
+
+
+def by_terms(asks: list[Ask]) -> Iterable[list[Ask]]:
+    """Return requests that may be answered together: a group is answered as a whole, so none may wait for less urgent ones."""
+    if all(ask.terms is PLAIN for ask in asks):
+        return (asks,)
+    found: dict[Terms, list[Ask]] = {}
+    for ask in asks:
+        found.setdefault(ask.terms, []).append(ask)
+    return found.values()
+
+
+class Part:
+    """Rows of a group that one version is asked for.
+
+    Args:
+        group: The group.
+        places: Which of its rows.
+        ladder: The versions that may answer, best first.
+        arm: Whom the rows were routed to.
+        since: When they began to wait for a worker.
+    """
+
+    __slots__ = ("alone", "arm", "attempts", "group", "ladder", "places", "rung", "since")
+
+    def __init__(self, group: Group, places: Sequence[int], ladder: tuple[int, ...], arm: Arm, since: float) -> None:
+        self.group = group
+        self.places = places
+        self.ladder = ladder
+        self.arm = arm
+        self.rung = 0
+        self.attempts = 0
+        self.alone = False
+        self.since = since
+
+    def halves(self) -> tuple[Part, ...]:
+        """Return its requests in two parts; nothing when it is of one request."""
+        starts = list(accumulate(ask.given.count for ask in self.group.asks))
+        owners = [bisect_right(starts, place) for place in self.places]
+        several = sorted(set(owners))
+        if len(several) < 2:
+            return ()
+        cut = bisect_left(owners, several[len(several) // 2])
+        parts = []
+        for places in (self.places[:cut], self.places[cut:]):
+            part = Part(self.group, places, self.ladder, self.arm, self.since)
+            part.rung, part.attempts, part.alone = self.rung, self.attempts, self.alone
+            parts.append(part)
+        return tuple(parts)
+
+    def payload(self, reader: RowReader, lookup: Lookup | None) -> bytes:
+        """Return the rows as a version's matrix, features looked up as of each row's time.
+
+        Args:
+            reader: The version's.
+            lookup: Looks a view up; None when there is no online store: features are missing then.
+
+        Raises:
+            KilterError: When the rows lack a column of this version, or the features can't be looked up.
+        """
+        matrix = self.group.matrix(self.places, reader)
+        if not reader.views or lookup is None:
+            return matrix
+        held = np.frombuffer(matrix, dtype="<f8").reshape(len(self.places), reader.width).copy()
+        times = [self.group.times[place] for place in self.places]
+        for inputs in reader.views:
+            column = self.group.column(inputs.view.entity)
+            found = lookup(inputs.view, entities([column[place] for place in self.places]), times)
+            held[:, inputs.places] = found[:, inputs.pick]
+        return held.tobytes()
+
+
+class Seen(NamedTuple):
+    """What a version saw: which rows, through which reader, and its matrix."""
+
+    places: Sequence[int]
+    reader: RowReader
+    matrix: bytes
+
+    def column(self, name: str, group: Group) -> list[Scalar]:
+        """Return an input of these rows: text as it was sent, numbers as the model saw them."""
+        if name in self.reader.categorical:
+            column = group.column(name)
+            return [column[place] for place in self.places]
+        held = array("d", self.matrix)[self.reader.names.index(name) :: self.reader.width]
+        return [None if math.isnan(value) else value for value in held]
+
+
+class Group:
+    """All rows that arrived for an endpoint in one turn of the event loop, and are answered with as many outputs.
+
+    Args:
+        asks: The requests.
+        active: What was served when they arrived: they are routed and recorded under it.
+        width: How many outputs an answer has.
+        due: When the answers are of no more use.
+    """
+
+    __slots__ = (
+        "_joined",
+        "_layout",
+        "_rows",
+        "_seen",
+        "active",
+        "arms",
+        "asks",
+        "columns",
+        "due",
+        "failed",
+        "inputs",
+        "keys",
+        "left",
+        "recorded",
+        "size",
+        "terms",
+        "times",
+        "took",
+        "values",
+        "versions",
+        "width",
+    )
+
+    def __init__(self, asks: list[Ask], active: Active, width: int, due: float = math.inf) -> None:
+        self.active = active
+        self.terms = asks[0].terms
+        self.due = due
+        self.width = width
+        self._gather(asks)
+        size = self.size
+        self.left = size
+        self.values = [math.nan] * (size * width)
+        self.versions = [CONSTANT] * size
+        self.arms: list[Arm] = ["fallback"] * size
+        self.failed: dict[int, KilterError] = {}
+        self.columns: tuple[str, ...] = ()
+        self.recorded = b""
+        self.inputs: dict[str, list[Scalar]] = {}
+        self.took: dict[int, int] | None = {} if active.plan.mode in {"canary", "split"} else None
+        self._seen: list[Seen] = []
+
+    def _gather(self, asks: list[Ask]) -> None:
+        first = asks[0].given
+        self.asks = asks
+        self._rows: list[Row] | None = None
+        self._layout = first.reader.layout if first.reader is not None else None
+        if len(asks) == 1:
+            self.keys, self.times, self._joined = first.keys, first.times, first.matrix
+        else:
+            givens = [ask.given for ask in asks]
+            self.keys = [key for given in givens for key in given.keys]
+            self.times = [time for given in givens for time in given.times]
+            self._joined = b"".join([given.matrix for given in givens])
+            layout = self._layout
+            if any(given.reader is None or given.reader.layout is not layout for given in givens):
+                self._layout = None  # a plan was swapped in between
+        self.size = len(self.keys)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows as objects."""
+        if self._rows is None:
+            self._rows = [row for ask in self.asks for row in ask.given.rows]
+        return self._rows
+
+    def column(self, name: str) -> list[Scalar]:
+        """Return a column of all rows as it was sent; None where it is absent."""
+        return [value for ask in self.asks for value in ask.given.column(name)]
+
+    def matrix(self, places: Sequence[int], reader: RowReader) -> bytes:
+        """Return rows as a version's matrix, NaN in the places of its features.
+
+        Raises:
+            InvalidInput: When the rows lack a column of this version.
+        """
+        if self._layout is not reader.layout:  # they were read for a version that takes other columns
+            rows = self.rows
+            return b"".join([array("d", reader.vector(rows[place], place)).tobytes() for place in places])
+        if len(places) == self.size:
+            return self._joined
+        step, held = 8 * reader.width, self._joined
+        return b"".join([held[place * step : (place + 1) * step] for place in places])
+
+    def answered(
+        self, part: Part, version: int, arm: Arm, values: array[float], seen: tuple[RowReader, bytes] | None
+    ) -> None:
+        """Take the answers of a version, or of the constant, to a part.
+
+        Args:
+            part: The part.
+            version: Who answered; 0 for the constant.
+            arm: ``fallback`` unless the version is the one that the rows were meant for.
+            values: Row-major, ``width`` per row.
+            seen: The version's reader and the matrix that it was given; None for the constant.
+        """
+        if seen is not None:
+            self._seen.append(Seen(part.places, *seen))
+        if len(part.places) == self.size:
+            self.values = values.tolist()
+            self.versions = [version] * self.size
+            self.arms = [arm] * self.size
+        else:
+            width = self.width
+            for position, place in enumerate(part.places):
+                self.values[place * width : (place + 1) * width] = values[position * width : (position + 1) * width]
+                self.versions[place] = version
+                self.arms[place] = arm
+        self.left -= len(part.places)
+
+    def fail(self, part: Part, error: KilterError) -> None:
+        """Note why nobody could answer a part's rows: their requests fail as a whole."""
+        self.failed.update(dict.fromkeys(part.places, error))
+        self.left -= len(part.places)
+
+    def split(self) -> tuple[list[Ask], list[tuple[Ask, KilterError]]]:
+        """Return the requests that can be answered, and those that can't; rows of the latter leave the group."""
+        self._settle()
+        if not self.failed:
+            return self.asks, []
+        good: list[Ask] = []
+        bad: list[tuple[Ask, KilterError]] = []
+        keep: list[int] = []
+        start = 0
+        for ask in self.asks:
+            span = range(start, start + ask.given.count)
+            start = span.stop
+            why = next((self.failed[place] for place in span if place in self.failed), None)
+            if why is None:
+                good.append(ask)
+                keep.extend(span)
+            else:
+                bad.append((ask, why))
+        if good:
+            width, step = self.width, 8 * len(self.columns)
+            self._gather(good)
+            self.values = [value for i in keep for value in self.values[i * width : (i + 1) * width]]
+            self.versions = [self.versions[i] for i in keep]
+            self.arms = [self.arms[i] for i in keep]
+            self.inputs = {name: [column[i] for i in keep] for name, column in self.inputs.items()}
+            self.recorded = b"".join([self.recorded[i * step : (i + 1) * step] for i in keep])
+        return good, bad
+
+    def seen(self, name: str) -> list[Scalar] | None:
+        """Return an input as it goes on record; None when no answering version has it."""
+        if name in self.inputs:
+            return self.inputs[name]
+        if name not in self.columns:
+            return None
+        held = array("d", self.recorded)[self.columns.index(name) :: len(self.columns)]
+        return [None if math.isnan(value) else value for value in held]
+
+    def _settle(self) -> None:
+        """Put together what the answering versions saw."""
+        seen = self._seen
+        if not seen:
+            return
+        reader = seen[0].reader
+        texts = reader.categorical
+        if any(one.reader.names != reader.names or one.reader.categorical.keys() != texts.keys() for one in seen[1:]):
+            self.inputs = self._scattered()
+            return
+        self.columns = reader.names
+        if len(seen[0].places) == self.size:
+            self.recorded = seen[0].matrix
+            self.inputs = {name: self.column(name) for name in texts}
+            return
+        step = 8 * reader.width
+        held = bytearray(array("d", [math.nan]).tobytes() * (reader.width * self.size))
+        for one in seen:
+            for position, place in enumerate(one.places):
+                held[place * step : (place + 1) * step] = one.matrix[position * step : (position + 1) * step]
+        self.recorded = bytes(held)
+        self.inputs = self._scattered(tuple(texts))
+
+    def _scattered(self, names: tuple[str, ...] | None = None) -> dict[str, list[Scalar]]:
+        """Return inputs that came from several versions, None in the rows of versions that lack them."""
+        inputs: dict[str, list[Scalar]] = {}
+        for one in self._seen:
+            for name in one.reader.names if names is None else names:
+                column = inputs.setdefault(name, [None] * self.size)
+                for place, value in zip(one.places, one.column(name, self), strict=True):
+                    column[place] = value
+        return inputs
