@@ -37,8 +37,8 @@ from examples.flights.stage import Stage, ending
 
 from kilter.core.errors import KilterError, Unavailable
 from kilter.loop.backtest import Outcome
-from kilter.loop.service import LoopStatus
-from kilter.loop.workspace import Kilter
+from kilter.loop.remote import Kilter
+from kilter.loop.status import LoopStatus
 
 LOOP = "flight-delay"
 FILE = Path(__file__).with_name("flight_delay.py")

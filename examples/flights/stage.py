@@ -16,7 +16,9 @@ from datetime import datetime
 from pathlib import Path
 
 from kilter.engines.clock import SharedClock
-from kilter.loop.workspace import Kilter, Store, Workspace, connect
+from kilter.loop.remote import Kilter
+from kilter.loop.store import Store
+from kilter.loop.workspace import Workspace, connect
 
 START_SECONDS = 90.0
 

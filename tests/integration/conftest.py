@@ -18,8 +18,9 @@ import pytest
 
 from kilter.engines.clock import SharedClock
 from kilter.loop.controller import Controller
-from kilter.loop.service import LoopStatus
-from kilter.loop.workspace import Store, Workspace
+from kilter.loop.status import LoopStatus
+from kilter.loop.store import Store
+from kilter.loop.workspace import Workspace
 
 _PATIENCE = 90.0
 

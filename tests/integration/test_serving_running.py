@@ -13,7 +13,7 @@ from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
-from kilter.loop.workspace import Store
+from kilter.loop.store import Store
 from kilter.packaging.bundle import package
 from kilter.packaging.constant import Constant
 from kilter.serving.records import TrafficPlan

@@ -16,7 +16,7 @@ from examples.flights.flight_delay import flights
 
 from kilter.cli.main import main
 from kilter.engines.location import locate
-from kilter.loop.workspace import Store
+from kilter.loop.store import Store
 from kilter.serving.recording.predictions import PredictionLog, shadows_to_frame
 
 FILE = Path(__file__).parents[2] / "examples" / "flights" / "flight_delay.py"

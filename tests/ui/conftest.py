@@ -44,8 +44,9 @@ from kilter.loop.records import (
     TrainingFinished,
 )
 from kilter.loop.spec import load_source
+from kilter.loop.store import Store
 from kilter.loop.summary import traffic_of
-from kilter.loop.workspace import Store, Workspace
+from kilter.loop.workspace import Workspace
 from kilter.monitoring.profile import ReferenceProfile
 from kilter.monitoring.reference import reference_profile
 from kilter.registry.records import Lineage

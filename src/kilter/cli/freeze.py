@@ -12,7 +12,7 @@ from kilter.cli.target import connected, who
 from kilter.core.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from kilter.loop.service import LoopStatus
+    from kilter.loop.status import LoopStatus
 
 _TEXTS = {
     "freeze": "Hold releases where they are: no challenger gets traffic or more of it, and none is promoted. Going back is free.",

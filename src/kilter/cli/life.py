@@ -14,7 +14,7 @@ from kilter.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from kilter.loop.declare import ApprovalRule
-    from kilter.loop.service import LoopStatus, Planned
+    from kilter.loop.status import LoopStatus, Planned
     from kilter.loop.why import Why
 
 _TEXTS = {

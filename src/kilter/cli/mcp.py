@@ -20,7 +20,7 @@ def build(parser: Parser, _command: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from kilter.loop.workspace import SERVICES  # noqa: PLC0415
+    from kilter.loop.remote import SERVICES  # noqa: PLC0415
     from kilter.operations.table import collect  # noqa: PLC0415
 
     try:

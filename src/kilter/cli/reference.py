@@ -11,7 +11,7 @@ import msgspec
 
 from kilter.cli.arguments import Parser, common
 from kilter.cli.main import GROUPS, usage
-from kilter.loop.workspace import SERVICES
+from kilter.loop.remote import SERVICES
 from kilter.operations.openapi import openapi
 from kilter.operations.table import collect
 

@@ -18,7 +18,8 @@ from kilter.core.errors import InvalidInput
 if TYPE_CHECKING:
     from kilter.loop.declare import Environment as EnvironmentName
     from kilter.loop.environment import Overlay
-    from kilter.loop.workspace import Kilter, Store
+    from kilter.loop.remote import Kilter
+    from kilter.loop.store import Store
 
 FILE = "kilter.toml"
 DEFAULT_STORE = ".kilter"
@@ -85,7 +86,7 @@ def address(options: argparse.Namespace) -> tuple[str, int]:
 
 def store_of(options: argparse.Namespace) -> Store:
     """Return the places of the store that the options name."""
-    from kilter.loop.workspace import Store  # noqa: PLC0415 - opens the way to every room
+    from kilter.loop.store import Store  # noqa: PLC0415 - opens the way to every room
 
     return Store.parse(store_name(options), options.home)
 

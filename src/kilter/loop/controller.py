@@ -20,7 +20,8 @@ from kilter.core.errors import KilterError
 from kilter.engines.compute.processes import Compute
 from kilter.engines.sql.lease import Lease
 from kilter.loop.driver import Driver
-from kilter.loop.workspace import Store, Workspace, clock_from
+from kilter.loop.store import Store, clock_from
+from kilter.loop.workspace import Workspace
 from kilter.operations.running import Running
 
 log = logging.getLogger("kilter.controller")

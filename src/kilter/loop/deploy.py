@@ -12,8 +12,10 @@ from typing import Any
 
 from kilter.core.errors import InvalidInput
 from kilter.loop.deployments import PIECE, Deployed
+from kilter.loop.remote import Kilter
 from kilter.loop.source import Source
-from kilter.loop.workspace import DEFAULT_STORE, Kilter, Workspace, connect
+from kilter.loop.store import DEFAULT_STORE
+from kilter.loop.workspace import Workspace, connect
 from kilter.packaging import functions, upstream
 from kilter.packaging.bundle import Parts, build
 from kilter.packaging.examples import Example, read_example

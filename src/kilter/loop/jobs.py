@@ -41,7 +41,8 @@ from kilter.loop.building import (
 )
 from kilter.loop.declare import AnyLoop
 from kilter.loop.sources import declaration
-from kilter.loop.workspace import Store, Workspace
+from kilter.loop.store import Store
+from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import load, package
 from kilter.registry.records import Lineage
 from kilter.tracking.environment import environment_lock

@@ -13,7 +13,8 @@ from polars.exceptions import PolarsError
 from kilter.core.errors import KilterError
 from kilter.loop.deploy import release
 from kilter.loop.deployments import Deployed
-from kilter.loop.workspace import Kilter, Workspace
+from kilter.loop.remote import Kilter
+from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import Parts, fetch
 from kilter.packaging.formats import Matrix
 from kilter.packaging.forms import Form, choose

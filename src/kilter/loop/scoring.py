@@ -17,7 +17,8 @@ from kilter.engines.files.reading import Format, Piece
 from kilter.engines.files.writing import NOWHERE, Job, Output, open_output
 from kilter.engines.online.store import OnlineStore
 from kilter.features.online import OnlineFeatures
-from kilter.loop.workspace import DEFAULT_STORE, Workspace
+from kilter.loop.store import DEFAULT_STORE
+from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import Parts, fetch
 from kilter.registry.records import ModelVersion
 from kilter.serving.scoring.files import Files, Input, Plan, Scored, job_of

@@ -19,7 +19,7 @@ from kilter.engines.sql.database import Database
 from kilter.features.leakage import refuse_leaky_views
 from kilter.features.service import FeatureService
 from kilter.features.spec import spec_of as view_spec
-from kilter.journal.records import Event, Verification
+from kilter.journal.records import Event
 from kilter.journal.service import Journal
 from kilter.loop.building import views_of
 from kilter.loop.checks import require
@@ -27,7 +27,7 @@ from kilter.loop.declare import ApprovalRule, Environment
 from kilter.loop.drill import Drill, last_drill, note, rehearse
 from kilter.loop.freeze_rules import freeze_reason, is_frozen
 from kilter.loop.ledger import Ledger, Row
-from kilter.loop.plan import Change, plan
+from kilter.loop.plan import plan
 from kilter.loop.recorded import watched_inputs
 from kilter.loop.records import (
     Applied,
@@ -43,7 +43,8 @@ from kilter.loop.records import (
     UnfreezeRequested,
 )
 from kilter.loop.spec import Declared, LoopSpec, load_source, policy_of, spec_from_json, spec_of
-from kilter.loop.summary import Summary, summary
+from kilter.loop.status import LoopStatus, Planned
+from kilter.loop.summary import summary
 from kilter.loop.tables import loops, specs
 from kilter.loop.why import Why, explain
 from kilter.operations.table import operation
@@ -55,52 +56,6 @@ from kilter.serving.records import CONSTANT
 from kilter.serving.service import EndpointService
 
 Events_: TypeAlias = list[Event]
-
-
-class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """What applying a file would do.
-
-    Args:
-        loop: The loop's name.
-        digest: Digest of the declaration.
-        applied: Digest of the declaration that is applied now, or empty.
-        changes: Field by field; empty when nothing would change.
-    """
-
-    loop: str
-    digest: str
-    applied: str
-    changes: tuple[Change, ...]
-
-
-class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a loop stands.
-
-    Args:
-        name: The loop's name.
-        environment: Where it runs.
-        owner: Who answers for it.
-        purpose: What its predictions are for.
-        spec: Digest of the applied declaration.
-        filename: The file it came from.
-        now: The time, by the clock of the store.
-        settled_at: The time up to which the controller had nothing left to do, or None when none ran yet.
-        summary: Champion, challenger, traffic, alarms, and what it waits for.
-        failure: Why the latest training failed; None when it did not.
-        drill: The latest rehearsed rollback, or None.
-    """
-
-    name: str
-    environment: str
-    owner: str
-    purpose: str
-    spec: str
-    filename: str
-    now: datetime
-    settled_at: datetime | None
-    summary: Summary
-    failure: str | None = None
-    drill: Drill | None = None
 
 
 class LoopService:
@@ -584,39 +539,3 @@ def _windows(given: Sequence[str]) -> tuple[str, ...]:
     for window in given:
         parse_window(window)
     return tuple(given)
-
-
-class JournalService:
-    """What happened, and whether it is still as it was written.
-
-    Args:
-        journal: The journal.
-    """
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-
-    @operation
-    def events(
-        self,
-        after: int = 0,
-        limit: int = 100,
-        subject: str | None = None,
-        kind: str | None = None,
-        newest: bool = False,
-    ) -> tuple[Event, ...]:
-        """Return events in order.
-
-        Args:
-            after: Only those behind this place.
-            limit: At most so many.
-            subject: A loop, or a version such as ``flight-delay@v7``.
-            kind: One kind, such as ``AlarmRaised``.
-            newest: The newest ones instead of the oldest, newest first.
-        """
-        return tuple(self._journal.events(after=after, limit=limit, subject=subject, kind=kind, newest=newest))
-
-    @operation
-    def verify(self) -> Verification:
-        """Check the whole chain; name the first event that is not as it was written."""
-        return self._journal.verify()

@@ -18,7 +18,9 @@ from granian.server.embed import Server
 
 from kilter.core.clock import SystemClock
 from kilter.core.errors import Conflict, KilterError
-from kilter.loop.workspace import SERVICES, Workspace, clock_from
+from kilter.loop.remote import SERVICES
+from kilter.loop.store import clock_from
+from kilter.loop.workspace import Workspace
 from kilter.operations.running import Running
 from kilter.server.access import make_access
 from kilter.server.app import Application, Page, Parts, build

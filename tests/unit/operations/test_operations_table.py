@@ -153,7 +153,7 @@ def test_openapi_describes_every_operation(registry):
 
 
 def test_every_room_of_the_house_fits_the_table():
-    from kilter.loop.workspace import SERVICES
+    from kilter.loop.remote import SERVICES
 
     registry = collect(SERVICES)
     assert {found.noun for found in registry} == set(SERVICES)

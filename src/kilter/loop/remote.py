@@ -1,0 +1,222 @@
+"""The calls of a store, and a running server that answers them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Protocol, TypeVar
+
+from kilter.data.service import DataService
+from kilter.features.service import FeatureService
+from kilter.loop.deployments import DeploymentService
+from kilter.loop.events import JournalService
+from kilter.loop.experiments import ExperimentService
+from kilter.loop.service import LoopService
+from kilter.monitoring.service import MonitorService
+from kilter.operations.client import Remote
+from kilter.registry.service import ModelService
+from kilter.release.service import ReleaseService
+from kilter.serving.access.consumers import ConsumerService
+from kilter.serving.access.keys import KeyService
+from kilter.serving.recording.logs import LogService
+from kilter.serving.recording.redaction import RecordingService
+from kilter.serving.service import EndpointService
+from kilter.tracking.service import RunService
+
+S = TypeVar("S")
+
+
+class Kilter(Protocol):
+    """The rooms' operations, local or remote: the same calls, the same records, the same errors."""
+
+    @property
+    def data(self) -> DataService:
+        """Tables and their rows."""
+        ...
+
+    @property
+    def features(self) -> FeatureService:
+        """Windowed features."""
+        ...
+
+    @property
+    def runs(self) -> RunService:
+        """Experiments and runs."""
+        ...
+
+    @property
+    def models(self) -> ModelService:
+        """Models and versions."""
+        ...
+
+    @property
+    def endpoints(self) -> EndpointService:
+        """Endpoints and their answers."""
+        ...
+
+    @property
+    def keys(self) -> KeyService:
+        """Who may call endpoints."""
+        ...
+
+    @property
+    def consumers(self) -> ConsumerService:
+        """Who calls endpoints."""
+        ...
+
+    @property
+    def recording(self) -> RecordingService:
+        """What is recorded of the endpoints' inputs."""
+        ...
+
+    @property
+    def logs(self) -> LogService:
+        """The logs on disk."""
+        ...
+
+    @property
+    def monitors(self) -> MonitorService:
+        """Monitors, profiles and alerts."""
+        ...
+
+    @property
+    def releases(self) -> ReleaseService:
+        """The evidence of releases."""
+        ...
+
+    @property
+    def experiments(self) -> ExperimentService:
+        """Experiments on endpoints."""
+        ...
+
+    @property
+    def loops(self) -> LoopService:
+        """Loops."""
+        ...
+
+    @property
+    def journal(self) -> JournalService:
+        """What happened."""
+        ...
+
+    @property
+    def deployments(self) -> DeploymentService:
+        """Models without a loop."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything."""
+        ...
+
+
+SERVICES: dict[str, type] = {
+    "data": DataService,
+    "features": FeatureService,
+    "runs": RunService,
+    "models": ModelService,
+    "endpoints": EndpointService,
+    "keys": KeyService,
+    "consumers": ConsumerService,
+    "recording": RecordingService,
+    "logs": LogService,
+    "monitors": MonitorService,
+    "releases": ReleaseService,
+    "experiments": ExperimentService,
+    "loops": LoopService,
+    "journal": JournalService,
+    "deployments": DeploymentService,
+}
+"""Noun to service class: the table from which HTTP, the client, the command line and MCP are derived."""
+
+
+class RemoteKilter:
+    """A running server, with the calls of a workspace.
+
+    Args:
+        url: The server's address.
+        token: Its token.
+    """
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self._remote = Remote(url, token)
+
+    def _service(self, noun: str, kind: type[S]) -> S:
+        return self._remote.service(noun, kind)
+
+    @cached_property
+    def data(self) -> DataService:
+        """Tables and their rows."""
+        return self._service("data", DataService)
+
+    @cached_property
+    def features(self) -> FeatureService:
+        """Windowed features."""
+        return self._service("features", FeatureService)
+
+    @cached_property
+    def runs(self) -> RunService:
+        """Experiments and runs."""
+        return self._service("runs", RunService)
+
+    @cached_property
+    def models(self) -> ModelService:
+        """Models and versions."""
+        return self._service("models", ModelService)
+
+    @cached_property
+    def endpoints(self) -> EndpointService:
+        """Endpoints and their answers."""
+        return self._service("endpoints", EndpointService)
+
+    @cached_property
+    def keys(self) -> KeyService:
+        """Who may call endpoints."""
+        return self._service("keys", KeyService)
+
+    @cached_property
+    def consumers(self) -> ConsumerService:
+        """Who calls endpoints."""
+        return self._service("consumers", ConsumerService)
+
+    @cached_property
+    def recording(self) -> RecordingService:
+        """What is recorded of the endpoints' inputs."""
+        return self._service("recording", RecordingService)
+
+    @cached_property
+    def logs(self) -> LogService:
+        """The logs on disk."""
+        return self._service("logs", LogService)
+
+    @cached_property
+    def monitors(self) -> MonitorService:
+        """Monitors, profiles and alerts."""
+        return self._service("monitors", MonitorService)
+
+    @cached_property
+    def releases(self) -> ReleaseService:
+        """The evidence of releases."""
+        return self._service("releases", ReleaseService)
+
+    @cached_property
+    def experiments(self) -> ExperimentService:
+        """Experiments on endpoints."""
+        return self._service("experiments", ExperimentService)
+
+    @cached_property
+    def loops(self) -> LoopService:
+        """Loops."""
+        return self._service("loops", LoopService)
+
+    @cached_property
+    def journal(self) -> JournalService:
+        """What happened."""
+        return self._service("journal", JournalService)
+
+    @cached_property
+    def deployments(self) -> DeploymentService:
+        """Models without a loop."""
+        return self._service("deployments", DeploymentService)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._remote.close()
