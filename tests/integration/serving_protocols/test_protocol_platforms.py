@@ -420,3 +420,27 @@ def test_a_bomb_is_not_inflated(models):
     answer = models.client.post("/v2/models/tree/infer", content=bomb, headers=headers)
     assert answer.status_code == 413
     assert models.client.get("/livez").status_code == 200
+
+
+# ---------------------------------------------------------------- asking again
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/predict/tree", {"rows": RECORDS}),
+        ("/v2/models/tree/infer", {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP64", "data": list(ROWS[0])}],
+                                   "id": "mine", "outputs": [{"name": "value"}]}),
+        ("/v1/models/tree:predict", {"instances": ROWS}),
+        ("/v1/models/tree:predict", {"inputs": {name: [row[i] for row in ROWS] for i, name in enumerate("abcd")}}),
+        ("/serving-endpoints/tree/invocations", {"dataframe_records": RECORDS}),
+        ("/endpoints/tree/invocations", ROWS),
+        ("/predictions/tree", RECORDS[0]),
+        ("/predictions/tree", {"instances": ROWS}),
+    ],
+)  # fmt: skip
+def test_what_is_sent_again_is_answered_in_the_same_form(models, path, body):
+    headers = {"idempotency-key": f"{path} {sorted(body) if isinstance(body, dict) else 0}"}
+    first, again = (models.client.post(path, json=body, headers=headers) for _ in range(2))
+    assert (first.status_code, again.status_code) == (200, 200), (first.text, again.text)
+    assert first.content == again.content

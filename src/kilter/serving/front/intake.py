@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from kilter.core.clock import SystemClock
@@ -330,7 +331,7 @@ class Intake:
         """
         try:
             self.reception.keys.check(call.client, endpoint.loop)
-            if call.key and self._replayed(endpoint, call):
+            if call.key and self._replayed(endpoint, call, read):
                 return
             self._ask(endpoint, call, read)
         except KilterError as error:
@@ -424,7 +425,7 @@ class Intake:
 
     # ------------------------------------------------------------ asking again
 
-    def _replayed(self, endpoint: Endpoint, call: Call) -> bool:
+    def _replayed(self, endpoint: Endpoint, call: Call, read: Read) -> bool:
         """Answer a request that was sent before; say whether it was."""
         if len(call.key) > _LONGEST_KEY:
             raise InvalidInput("the key is too long", where="Idempotency-Key", allowed=f"{_LONGEST_KEY} characters")
@@ -433,6 +434,10 @@ class Intake:
             return False
         model = self.loaded(endpoint)
         signature = model.reader.signature if model is not None else None
+        with suppress(KilterError):  # it was answered before, whatever is loaded now
+            read(
+                model.reader if model is not None else None, endpoint.now()
+            )  # a face answers in the form that was asked
         if isinstance(known, Answered):
             try:
                 record = self._log.get(known.position)

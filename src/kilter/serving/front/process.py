@@ -72,6 +72,7 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         port: Port to listen on; 0 for any free one.
         grpc_port: Port to listen on for gRPC; 0 for any free one, None for no gRPC.
         token: Bearer token that clients must send; needed beyond loopback.
+        guarded_by: The platform that lets only its own callers reach the port, and hands no token on; empty for none.
         clock: ``system``, or ``file:<path>`` of a shared simulated clock.
         front: The front's name: 1 to 64 of a-z, 0-9 and _.
         announce: File to write ``{"pid", "host", "port", "grpc_port"}`` to once it listens; empty for none.
@@ -101,6 +102,7 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     port: int = 7471
     grpc_port: int | None = None
     token: str | None = None
+    guarded_by: str = ""
     clock: str = "system"
     front: str = "main"
     announce: str = ""
@@ -135,7 +137,7 @@ class Front:
     """
 
     def __init__(self, config: FrontConfig) -> None:
-        check_bind(config.host, config.token)
+        check_bind(config.host, config.token or config.guarded_by)
         if not FRONT_NAME.match(config.front):
             raise InvalidInput("that is no name for a front", where="front", allowed="1 to 64 of a-z, 0-9 and _")
         for name, settings in {"settings": config.settings, **config.endpoints}.items():

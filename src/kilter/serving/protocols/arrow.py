@@ -67,9 +67,9 @@ def read(body: bytes, wanted: Sequence[str], check: Callable[[int], None]) -> pl
     except (
         pa.ArrowException,
         OSError,
+        EOFError,
         ValueError,
-        KeyError,
-        IndexError,
+        LookupError,
         TypeError,
         struct.error,
         MemoryError,
