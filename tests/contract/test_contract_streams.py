@@ -74,21 +74,43 @@ class TestKafka(StreamContract):
         return Addressed(f"kafka://{kafka}/{secrets.token_hex(4)}-{{}}", tmp_path, "?partitions=all")
 
     def test_members_of_a_group_share_the_partitions(self, kafka, tmp_path):
-        streams = Addressed(f"kafka://{kafka}/{secrets.token_hex(4)}-{{}}", tmp_path, "?session=6")
+        """One reads all, another comes: each goes on at the last commits of its share, with their notes."""
+        (tmp_path / "quick.properties").write_text("heartbeat.interval.ms=100\n")
+        address = f"kafka://{kafka}/{secrets.token_hex(4)}-{{}}"
+        streams = Addressed(address, tmp_path, f"?session=4&config={tmp_path}/quick.properties")
         sink = streams.sink("in")
         sink.send(outgoing(40))
         sink.flush()
-        one = streams.source("in", "g", lambda: "begin")
+        one = streams.source("in", "members", lambda: "begin")
+        assert one.lag() == 40, "also before it is told its share"
         first, _ = take(one, 40)
         one.commit("first")
-        one.close()  # leaves the group
-        sink.send(outgoing(5, 40))
+        alone = Addressed(address, tmp_path, "?partitions=all")
+        over_their_heads = alone.source("in", "members", str)
+        with pytest.raises(Conflict, match="members of that group"):
+            over_their_heads.commit("mine")
+        over_their_heads.close()
+        other = streams.source("in", "members", lambda: "begin")
+        notes = []
+        end = time.monotonic() + 30
+        while not notes:
+            one.take(100, 0.05)
+            notes += other.take(100, 0.05).notes
+            assert time.monotonic() < end
+        sink.send(outgoing(60, 40))
         sink.flush()
-        other = streams.source("in", "g", lambda: "begin")
-        messages, notes = take(other, 5)
+        shares = ([], [])
+        while sum(map(len, shares)) < 60:
+            for member, share in zip((one, other), shares, strict=True):
+                share.extend(member.take(100, 0.05).messages)
+            assert time.monotonic() < end
         assert set(notes) == {"first"}
-        assert {one.id for one in messages}.isdisjoint(one.id for one in first)
-        other.close()
+        ids = [message.id for message in (*first, *shares[0], *shares[1])]
+        assert len(ids) == len(set(ids)) == 100
+        assert all(shares)
+        for member in (one, other):
+            member.commit("second")
+            member.close()
         sink.close()
 
     def test_settings_come_from_a_file(self, kafka, tmp_path):
@@ -171,6 +193,45 @@ class TestRedis(StreamContract):
         assert heir.lag() == 0
         heir.close()
         sink.close()
+
+    def test_what_was_inherited_is_known_until_the_heirs_mark_moves(self, redis_server, tmp_path):
+        """The heir dies as well, before its first commit: its next life looks where the first one would have looked."""
+        address = f"redis://{redis_server}/{secrets.token_hex(4)}-{{}}"
+        sink = Addressed(address, tmp_path).sink("in")
+        sink.send(outgoing(10))
+        sink.flush()
+        dead = Addressed(address, tmp_path, "?consumer=a").source("in", "g", lambda: "of a")
+        take(dead, 10)
+        dead.close()
+        heirs = Addressed(address, tmp_path, "?consumer=b&claim=0.01")
+        heir = heirs.source("in", "g", lambda: "of b")
+        begin(heir)
+        time.sleep(0.02)
+        take(heir, 10)
+        heir.close()
+        heir = heirs.source("in", "g", str)
+        _, notes = take(heir, 10)
+        assert set(notes) == {"of a", "of b"}
+        heir.commit("done")
+        heir.close()
+        heir = heirs.source("in", "g", str)
+        assert begin(heir) == ["done"]
+        heir.close()
+        sink.close()
+
+    def test_the_first_of_two_readers_of_a_name_finds_out(self, streams):
+        sink = streams.sink("in")
+        sink.send(outgoing(3))
+        sink.flush()
+        one = streams.source("in", "g", str)
+        take(one, 3)
+        other = streams.source("in", "g", str)
+        take(other, 3)
+        with pytest.raises(Conflict, match="under that member's name"):
+            one.commit("late")
+        other.commit("done")
+        for stream in (one, other, sink):
+            stream.close()
 
 
 class TestJetStream(StreamContract):

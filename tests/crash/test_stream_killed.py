@@ -21,7 +21,7 @@ from kilter.packaging.bundle import package
 from kilter.packaging.constant import Constant
 from kilter.serving.recording.predictions import PredictionLog
 
-KILLS = int(os.environ.get("KILTER_STREAM_KILLS", "3"))
+KILLS = int(os.environ.get("KILTER_KILLS", "3"))
 PER_LIFE = 1_500
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(1200)]

@@ -246,6 +246,10 @@ class Story:
         if finding.verdict != "inconclusive":
             self.feed(CanaryJudged(at=now, version=version, verdict=finding.verdict, finding=finding))
 
+    def bundle(self, version: int) -> str:
+        """Name a version's bundle; nobody loads it, unless a front is to serve this story."""
+        return digest_json({"bundle": version})
+
     # ------------------------------------------------------------ answers
 
     def feed(self, event: Events) -> None:
@@ -298,7 +302,7 @@ class Story:
         )
         with self.workspace.database.transaction() as connection:
             made = self.workspace.models.register_in(
-                connection, LOOP, digest_json({"bundle": number}), lineage, action.trigger, at=at, key=action.id
+                connection, LOOP, self.bundle(number), lineage, action.trigger, at=at, key=action.id
             )
         self.feed(
             TrainingFinished(
@@ -316,7 +320,7 @@ class Story:
             mode=wanted.mode,
             share=wanted.share,
             warm=wanted.warm,
-            bundles={version: digest_json({"bundle": version}) for version in named},
+            bundles={version: self.bundle(version) for version in named},
             fallback=0.22,
         )
         if wanted.mode == "canary" and wanted.share == self.steps[1].steps[0]:  # type: ignore[union-attr]

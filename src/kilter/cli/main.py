@@ -19,6 +19,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "status": ("life", "where every loop stands"),
         "deploy": ("deploy", "let an endpoint answer with a model file, without a loop"),
         "optimize": ("optimize", "the fastest form of a version that gives the same answers"),
+        "bench": ("bench", "what a version carries on this machine, and how many a load needs"),
         "why": ("life", "the whole chain of evidence behind a version"),
         "pause": ("life", "stop a loop; what is in flight goes back to the champion"),
         "resume": ("life", "let a loop go on"),
@@ -29,7 +30,6 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "freeze": ("freeze", "hold releases where they are"),
         "unfreeze": ("freeze", "let releases go on"),
         "drill": ("drill", "rehearse a rollback on the live endpoint, and time it"),
-        "stream": ("stream", "score what flows through a broker, each message once"),
         "experiment": ("experiment", "compare versions on an endpoint: start, status, stop"),
     },
     "Processes": {
@@ -42,6 +42,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Models elsewhere": {
         "score": ("score", "predictions for files and tables, in bounded memory"),
+        "stream": ("stream", "score what flows through a broker, each message once"),
+        "export": ("export", "a version as source code, a container, or what a platform needs around it"),
     },
     "Rooms": {
         "data": ("data", "tables, their rows and versions"),

@@ -224,6 +224,7 @@ def _serve(options: argparse.Namespace) -> None:
                 port=port,
                 grpc_port=grpc_port,
                 token=os.environ.get("KILTER_TOKEN"),
+                guarded_by=os.environ.get("KILTER_GUARDED_BY", ""),
                 clock=options.clock,
                 otlp=os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
                 or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),

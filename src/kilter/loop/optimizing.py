@@ -78,7 +78,7 @@ def optimize(
     """
     name, wanted = split_reference(reference)
     version = kilter.models.get(name, wanted)
-    parts = _parts(kilter, version.bundle)
+    parts = parts_of(kilter, version.bundle)
     real = _real_rows(kilter, name, parts)
     choice = choose(parts, real, tolerance=tolerance, rows=rows, tell=tell)
     deployed = None
@@ -97,7 +97,8 @@ def optimize(
     )
 
 
-def _parts(kilter: Kilter, bundle: str) -> Parts:
+def parts_of(kilter: Kilter, bundle: str) -> Parts:
+    """Return a bundle's bytes, from the store or through the server."""
     if isinstance(kilter, Workspace):
         return fetch(bundle, kilter.objects)
     manifest = kilter.deployments.bundle(bundle)

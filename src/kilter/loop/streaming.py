@@ -39,7 +39,7 @@ class StreamPlan(msgspec.Struct, frozen=True, kw_only=True):
         front: The name under which they are; from the group if empty.
         batch: Messages per turn at most.
         drain: End when nothing is left to read.
-        look: Seconds between two looks for a new champion.
+        look: Seconds between two looks for a new champion, and for what may be recorded.
     """
 
     model: str
@@ -89,6 +89,7 @@ def stream(workspace: Workspace, plan: StreamPlan, stopping: Callable[[], bool])
             front = plan.front or "stream_" + re.sub(r"[^a-z0-9]+", "_", group.lower())[:50]
             recorded = PredictionLog.open(workspace.prediction_logs(), front, readonly=False)
             stack.callback(recorded.close)
+            recorded.redactors = workspace.recording.redactors()
         answers = open_sink(target, folder)
         stack.callback(answers.close)
         letters = open_sink(dead, folder)
@@ -96,7 +97,20 @@ def stream(workspace: Workspace, plan: StreamPlan, stopping: Callable[[], bool])
         scorer = StreamScorer(champion, group, answers, letters, workspace.clock, log=recorded, batch=plan.batch)
         given = open_source(source, group, scorer.mark, folder)
         stack.callback(given.close)
-        yield from follow(scorer, given, stopping, drain=plan.drain)
+        looked = time.monotonic()
+        for turn in follow(scorer, given, stopping, drain=plan.drain):
+            yield turn
+            if recorded is not None and time.monotonic() - looked >= plan.look:
+                looked = time.monotonic()
+                _obey(workspace, recorded)
+
+
+def _obey(workspace: Workspace, recorded: PredictionLog) -> None:
+    """Take the rules of recording as they are now."""
+    try:
+        recorded.redactors = workspace.recording.redactors()
+    except KilterError as error:
+        log.warning("the rules of recording can't be read, those that are known hold on: %s", error)
 
 
 class _Champion:

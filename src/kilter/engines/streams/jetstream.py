@@ -35,6 +35,8 @@ _REASON = "Kilter-Reason"
 _PATIENCE = 30.0
 _CONNECT_SECONDS = 8.0
 _WINDOW = 512
+_IDLE_SECONDS = 600.0
+"""How long the server remembers a reader that asks for nothing: longer than any turn."""
 T = TypeVar("T")
 
 
@@ -61,9 +63,15 @@ class _Link:
 
     async def _connect(self, addresses: list[str], credentials: str | None) -> None:
         connecting = self.client.connect(
-            addresses, connect_timeout=5, error_cb=_quiet, user_credentials=credentials or None
+            addresses,
+            connect_timeout=5,
+            max_reconnect_attempts=2,
+            reconnect_time_wait=1,
+            error_cb=_quiet,
+            user_credentials=credentials or None,
         )
         await asyncio.wait_for(connecting, _CONNECT_SECONDS)
+        self.client.options["max_reconnect_attempts"] = 60  # who is there once is waited for when it is away
         self.jetstream = self.client.jetstream(timeout=_PATIENCE)
         try:
             self.stream = await self.jetstream.find_stream_name_by_subject(self.subject)
@@ -92,7 +100,7 @@ class _Link:
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=after + 1,
             ack_policy=AckPolicy.NONE,
-            inactive_threshold=60.0,
+            inactive_threshold=_IDLE_SECONDS,
             filter_subject=self.subject,
         )
         return await self.jetstream.pull_subscribe(self.subject, stream=self.stream, config=config)
@@ -184,9 +192,8 @@ class JetStreamSource:
         return subject == self._subject and int(sequence) > self._sequence
 
     def lag(self) -> int:
-        """Return how many messages of the stream come behind the last one taken."""
-        state = self._link.run(self._link.jetstream.stream_info(self._link.stream)).state
-        return max(int(state.last_seq) - self._sequence, 0)
+        """Return how many messages of the subject come behind the last one taken."""
+        return int(self._link.run(self._consumer.consumer_info()).num_pending or 0)
 
     def close(self) -> None:
         """Close the connection."""

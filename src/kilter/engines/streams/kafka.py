@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # public, and not said to be
 
 from kilter.core.errors import Conflict, InvalidInput, KilterError, Unavailable
 from kilter.engines.streams.port import Message, Outgoing, Taken
@@ -29,6 +38,7 @@ _ID = "kilter-id"
 _REASON = "kilter-reason"
 _PATIENCE = 30.0
 _NOTE_BYTES = 4000
+_LOOK_SECONDS = 60.0
 _OURS = {"bootstrap.servers", "group.id", "enable.auto.commit", "enable.idempotence", "auto.offset.reset", "acks"}
 _LOST = {
     KafkaError.ILLEGAL_GENERATION,
@@ -67,20 +77,22 @@ class KafkaSource:
             "group.id": group,
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
+            "enable.partition.eof": True,
             "queued.max.messages.kbytes": 16_384,
             "session.timeout.ms": int(float(given.get("session", "45")) * 1000),
         }
         if given.get("instance"):
             settings["group.instance.id"] = given["instance"]
+        self._alone = given.get("partitions") == "all"
+        self._group = group
+        self._asked = _Admin(servers, topic, given)
         self._consumer = Consumer(settings)
         self._notes: list[str] = []
         self._next: dict[int, int] = {}
         self._kept: dict[int, str] = {}
         try:
-            if given.get("partitions") == "all":
-                self._assigned(
-                    self._consumer, [TopicPartition(topic, one) for one in _partitions(self._consumer, topic)]
-                )
+            if self._alone:
+                self._assigned(self._consumer, self._places())
             else:
                 self._consumer.subscribe([topic], on_assign=self._assigned, on_revoke=self._revoked)
         except (KafkaException, KilterError) as error:
@@ -96,12 +108,15 @@ class KafkaSource:
         messages = []
         topic, behind = self._topic, self._next
         for one in found:
-            wrong = one.error()
+            wrong, partition, offset = one.error(), one.partition() or 0, one.offset() or 0
             if wrong is not None:
                 if wrong.fatal() or wrong.code() in _HOPELESS:
                     raise _error(wrong, topic)
+                if wrong.code() == KafkaError._PARTITION_EOF and partition in behind:  # noqa: SLF001 - its name
+                    behind[partition] = max(offset, behind[partition])  # the markers of transactions are behind us too
                 continue  # a broker that is away comes back, and librdkafka goes on by itself
-            partition, offset = one.partition() or 0, one.offset() or 0
+            if partition not in behind:
+                continue  # another member's since the last commit failed, or this one's again from that commit on
             behind[partition] = offset + 1
             messages.append(Message(f"{topic}/{partition}/{offset}", one.key() or b"", one.value() or b""))
         notes, self._notes = tuple(self._notes), []
@@ -129,12 +144,15 @@ class KafkaSource:
         return topic == self._topic and int(offset) >= self._next.get(int(partition), 1 << 63)
 
     def lag(self) -> int:
-        """Return how many messages wait in the partitions of this reader."""
-        waiting = 0
-        for partition, offset in self._next.items():
-            place = TopicPartition(self._topic, partition)
-            waiting += max(self._consumer.get_watermark_offsets(place, timeout=_PATIENCE)[1] - offset, 0)
-        return waiting
+        """Return how many messages of the topic the group has not read, those of other members among them."""
+        places = self._places()
+        lows, highs = self._asked.first(places), self._asked.last(places)
+        behind = dict(self._next)
+        others = [one for one in places if one.partition not in behind]
+        for part, offset in (self._asked.committed(self._group, others) if others else {}).items():
+            unread = highs if self._latest and offset < 0 else lows
+            behind[part] = max(offset, unread[part])
+        return sum(max(highs[part] - offset, 0) for part, offset in behind.items() if part in highs)
 
     def close(self) -> None:
         """Leave the group."""
@@ -148,6 +166,11 @@ class KafkaSource:
         except KafkaException as error:
             reason = error.args[0]
             if isinstance(reason, KafkaError) and reason.code() in _LOST:
+                if self._alone:  # nobody would give the partitions back, and the next reader would begin too early
+                    raise Conflict(
+                        "other processes are members of that group", where=self._topic,
+                        fix="stop them, leave out ?partitions=all, or choose another --group",
+                    ) from error  # fmt: skip
                 # The partitions are another member's now: it reads on from the last commit, and finds what was written since.
                 self._next.clear()
                 return
@@ -156,13 +179,14 @@ class KafkaSource:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Begin at the last commits; where there are none, commit the beginning with a mark before reading anything."""
         found = consumer.committed(partitions, timeout=_PATIENCE)
+        new = [TopicPartition(one.topic, one.partition) for one in found if one.error is None and one.offset < 0]
+        begins_at = (self._asked.last(new) if self._latest else self._asked.first(new)) if new else {}
         fresh = []
         for one in found:
             if one.error is not None:
                 raise _error(one.error, self._topic)
             if one.offset < 0:
-                low, high = consumer.get_watermark_offsets(TopicPartition(one.topic, one.partition), timeout=_PATIENCE)
-                fresh.append(TopicPartition(one.topic, one.partition, high if self._latest else low, self._mark()))
+                fresh.append(TopicPartition(one.topic, one.partition, begins_at[one.partition], self._mark()))
             else:
                 self._notes.append(one.metadata or "")
         if fresh:
@@ -178,6 +202,9 @@ class KafkaSource:
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         for one in partitions:
             self._next.pop(one.partition, None)
+
+    def _places(self) -> list[TopicPartition]:
+        return [TopicPartition(self._topic, one) for one in _partitions(self._consumer, self._topic)]
 
 
 class KafkaSink:
@@ -195,11 +222,10 @@ class KafkaSink:
         self._producer = Producer(
             self._settings | {"enable.idempotence": True, "linger.ms": 5, "compression.type": "lz4"}
         )
-        self._ends: dict[int, int] = {}
         self._failed: KafkaError | None = None
-        self._reader: Consumer | None = None
-        for partition in _partitions(self._producer, topic):
-            self._ends[partition] = self._watermark(partition)
+        self._asked = _Admin(servers, topic, options or {})
+        self._ends = self._asked.last(self._places())
+        self._looked = time.monotonic()
 
     def send(self, messages: Sequence[Outgoing]) -> None:
         """Hand messages to the producer, which keeps their order and writes each once."""
@@ -230,46 +256,62 @@ class KafkaSink:
             )
 
     def mark(self) -> str:
-        """Return the ends of all partitions, as this writer knows them."""
+        """Return the ends of all partitions, as this writer knows them; now and then it looks what others wrote."""
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self._ends = self._asked.last(self._places())
         return msgspec.json.encode(self._ends).decode()
 
     def since(self, mark: str) -> Iterator[str]:
         """Yield the ids of all messages behind a mark."""
         begins = _MARKS.decode(mark) if mark else {}
-        reader = self._consumer()
-        for partition in _partitions(reader, self._topic):
-            begin, end = begins.get(partition, 0), self._watermark(partition)
-            low, _ = reader.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_PATIENCE)
-            begin = max(begin, low)
-            if begin >= end:
-                continue
-            reader.assign([TopicPartition(self._topic, partition, begin)])
-            yield from self._read(reader, begin, end)
-            reader.unassign()
+        places = self._places()
+        lows, ends = self._asked.first(places), self._asked.last(places)
+        left = {}
+        for part, end in ends.items():
+            begin = max(begins.get(part, 0), lows[part])
+            if begin < end:
+                left[part] = begin
+        if not left:
+            return
+        reader = Consumer(
+            self._settings
+            | {
+                "group.id": f"kilter-read-back-{os.getpid()}",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+            }
+        )
+        try:
+            reader.assign([TopicPartition(self._topic, part, begin) for part, begin in left.items()])
+            yield from self._read(reader, {part: ends[part] for part in left})
+        finally:
+            reader.close()
 
-    def _read(self, reader: Consumer, begin: int, end: int) -> Iterator[str]:
-        """Yield the ids of the messages of the assigned partition up to an offset, which may be a transaction's marker."""
+    def _read(self, reader: Consumer, ends: dict[int, int]) -> Iterator[str]:
+        """Yield the ids of the messages of the assigned partitions up to their ends, which may be transactions' markers."""
         patience = time.monotonic() + _PATIENCE
-        while begin < end:
+        while ends:
             for one in reader.consume(1000, 0.05):
-                wrong = one.error()
-                if wrong is not None and wrong.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its name
-                    begin = end
-                elif wrong is not None:
-                    raise _error(wrong, self._topic)
-                else:
-                    begin = (one.offset() or 0) + 1
-                    headers = dict(one.headers() or ())
-                    if _ID in headers:
-                        yield _text(headers[_ID])
+                wrong, part = one.error(), one.partition() or 0
+                if wrong is not None:
+                    if wrong.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its name
+                        ends.pop(part, None)
+                    elif wrong.fatal() or wrong.code() in _HOPELESS:
+                        raise _error(wrong, self._topic)
+                    continue
+                headers = dict(one.headers() or ())
+                if part in ends and _ID in headers:
+                    yield _text(headers[_ID])
+                if (one.offset() or 0) + 1 >= ends.get(part, 0):
+                    ends.pop(part, None)
                 patience = time.monotonic() + _PATIENCE
             if time.monotonic() > patience:
                 raise Unavailable("the topic's end can't be read", where=self._topic, fix="check the brokers")
 
     def close(self) -> None:
         """Let go of the topic."""
-        if self._reader is not None:
-            self._reader.close()
         self._producer.flush(_PATIENCE)
 
     def _told(self, error: KafkaError | None, message: Any) -> None:
@@ -278,22 +320,40 @@ class KafkaSink:
         else:
             self._ends[message.partition()] = message.offset() + 1
 
-    def _watermark(self, partition: int) -> int:
-        place = TopicPartition(self._topic, partition)
-        return int(self._consumer().get_watermark_offsets(place, timeout=_PATIENCE)[1])
+    def _places(self) -> list[TopicPartition]:
+        return [TopicPartition(self._topic, one) for one in _partitions(self._producer, self._topic)]
 
-    def _consumer(self) -> Consumer:
-        if self._reader is None:
-            self._reader = Consumer(
-                self._settings
-                | {
-                    "group.id": f"kilter-read-back-{os.getpid()}",
-                    "enable.auto.commit": False,
-                    "auto.offset.reset": "error",
-                    "enable.partition.eof": True,
-                }
+
+class _Admin:
+    """Asks where partitions begin and end, and where a group is: all at once, where no fetch and no rebalance is waited for."""
+
+    def __init__(self, servers: str, topic: str, options: Mapping[str, str]) -> None:
+        self._admin = AdminClient(_settings(servers, options))
+        self._topic = topic
+
+    def first(self, places: Sequence[TopicPartition]) -> dict[int, int]:
+        return self._ask(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # its author left the annotation out
+
+    def last(self, places: Sequence[TopicPartition]) -> dict[int, int]:
+        return self._ask(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # its author left the annotation out
+
+    def committed(self, group: str, places: Sequence[TopicPartition]) -> dict[int, int]:
+        asked = ConsumerGroupTopicPartitions(group, list(places))
+        try:
+            answers = self._admin.list_consumer_group_offsets([asked], request_timeout=_PATIENCE)
+            return {one.partition: int(one.offset) for one in answers[group].result().topic_partitions}
+        except KafkaException as error:
+            raise _failed(error, self._topic) from error
+
+    def _ask(self, places: Sequence[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
+        asked = dict.fromkeys(places, spec)
+        try:
+            found = self._admin.list_offsets(
+                asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_PATIENCE
             )
-        return self._reader
+            return {place.partition: int(one.result().offset) for place, one in found.items()}
+        except KafkaException as error:
+            raise _failed(error, self._topic) from error
 
 
 def _settings(servers: str, options: Mapping[str, str]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import msgspec
 from kilter.core.digests import digest
 from kilter.core.errors import InvalidInput, KilterError, NotFound
 from kilter.loop.workspace import Workspace
-from kilter.server.ui import boards, picture, proof, quality, story, words
+from kilter.server.ui import boards, picture, proof, quality, release, story, words
 from kilter.server.ui.assets import Assets
+from kilter.server.ui.endpoint_pages import EndpointPages
 from kilter.server.ui.reading import Reader, Reading
 from kilter.server.ui.records import Timeline
 
@@ -37,8 +38,14 @@ PARTS: dict[str, Callable[[Reading], object]] = {
     "timeline": _timeline,
     "versions": boards.versions,
     "declared": boards.declared,
+    "release": release.live,
+    "clock": release.live,
+    "guards": release.guards,
+    "outcomes": release.outcomes,
 }
-"""The parts of a loop's page, by name."""
+"""The parts of a loop's pages, by name; the last ones are those of its release."""
+_ACTING = frozenset({"status", "release"})
+"""Parts with buttons."""
 
 
 class Pulse(msgspec.Struct, frozen=True):
@@ -80,6 +87,7 @@ class Pages:
         )
         self._templates.filters.update(words.FILTERS)
         self._templates.globals["asset"] = self.assets.url
+        self.endpoints = EndpointPages(workspace, self._render, simulated=self.reader.simulated)
 
     # ------------------------------------------------------------ a loop
 
@@ -108,7 +116,7 @@ class Pages:
             if self._kept.get(loop, (None,))[0] is not reading:
                 self._kept[loop] = (reading, {})
             made = self._kept[loop][1]
-        key = (name, acts and name == "status")
+        key = (name, acts and name in _ACTING)
         if key not in made:
             made[key] = self._render(
                 f"parts/{name}.html", part=PARTS[name](reading), name=loop, acts=acts, simulated=reading.simulated
@@ -137,6 +145,19 @@ class Pages:
             acts=acts,
             name=name,
             histogram=self._most_moved(reading),
+        )
+
+    def release(self, name: str, *, acts: bool) -> str:
+        """Return the page of a loop's release in flight, or of its latest one."""
+        reading = self.reader.read(name)
+        return self._render(
+            "release.html",
+            reading=reading,
+            status=reading.status,
+            found=release.live(reading),
+            parts={part: self._part(reading, part, acts=acts) for part in PARTS},
+            digests=self._digests(reading),
+            name=name,
         )
 
     def _most_moved(self, reading: Reading) -> str:

@@ -172,6 +172,7 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
         rules: Horizontal marks.
         log: The values are on a logarithmic scale.
         percent: The values are parts of one, shown in per cent.
+        funnel: The newest bands are shown whole; elsewhere a wide band may be cut.
     """
 
     title: str
@@ -182,6 +183,7 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[Rule, ...] = ()
     log: bool = False
     percent: bool = False
+    funnel: bool = False
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):

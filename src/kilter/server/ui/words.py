@@ -46,6 +46,13 @@ def number(value: float | None) -> str:
     return text.replace("-", MINUS)
 
 
+def brief(value: float | None) -> str:
+    """Three significant digits and no zeros for nothing; whole thousands."""
+    if value is None:
+        return DASH
+    return (f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.3g}").replace("-", MINUS)
+
+
 def signed(value: float | None) -> str:
     """A number that says its sign."""
     text = number(value)
@@ -143,6 +150,7 @@ FILTERS: dict[str, Callable[..., object]] = {
     "short": short,
     "iso": iso,
     "number": number,
+    "brief": brief,
     "signed": signed,
     "ends": ends,
     "percent": percent,

@@ -1,4 +1,4 @@
-// Pause, resume, roll back, promote: asked in a dialog, sent as the JSON that the operation takes.
+// Pause, resume, freeze, roll back, promote: asked in a dialog, sent as the JSON that the operation takes.
 const dialog = /** @type {HTMLDialogElement | null} */ (document.getElementById("ask"));
 const field = (/** @type {string} */ name) => /** @type {HTMLElement} */ (document.getElementById(`ask-${name}`));
 
@@ -13,7 +13,7 @@ document.addEventListener("click", (event) => {
   field("text").textContent = button.dataset.text ?? "";
   field("problem").textContent = "";
   field("yes").textContent = button.textContent?.trim() ?? "Do it";
-  field("reason-label").hidden = !["pause", "rollback"].includes(asked.verb);
+  field("reason-label").hidden = !["pause", "rollback", "freeze"].includes(asked.verb);
   /** @type {HTMLInputElement} */ (field("reason")).value = "";
   dialog.showModal();
 });

@@ -119,6 +119,11 @@ class Lines extends Drawn {
     const ends = lines.flatMap((line) => line.points.map((point) => point[1]));
     const bands = lines.flatMap((line) => line.points.flatMap((point) => [point[2], point[3]])).filter((one) => one != null).map(Number);
     const rules = chart.rules.map((/** @type {any} */ rule) => rule.value);
+    if (chart.funnel) {
+      const newest = lines.flatMap((line) => line.points.slice(-1).flatMap((point) => [point[2], point[3]])).filter((one) => one != null).map(Number);
+      const room = (Math.max(...ends, ...rules, ...newest) - Math.min(...ends, ...rules, ...newest) || 1) * 0.12;
+      return [Math.min(...ends, ...rules, ...newest) - room, Math.max(...ends, ...rules, ...newest) + room];
+    }
     if (chart.log) {
       const all = [...ends, ...rules].map((one) => Math.log10(one));
       return [Math.min(-1, ...all) - 0.15, Math.max(1, ...all) + 0.2];

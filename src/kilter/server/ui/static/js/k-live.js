@@ -57,7 +57,7 @@ class Live extends HTMLElement {
     this.#again = false;
     this.#last = performance.now();
     try {
-      const answer = await fetch(`/loops/${encodeURIComponent(this.loop)}/pulse`, { signal: AbortSignal.timeout(8000) });
+      const answer = await fetch(this.getAttribute("pulse") ?? `/loops/${encodeURIComponent(this.loop)}/pulse`, { signal: AbortSignal.timeout(8000) });
       if (answer.ok) this.#take(await answer.json());
     } catch {
       this.setAttribute("state", "lost");
@@ -68,7 +68,7 @@ class Live extends HTMLElement {
     else if (!document.hidden) this.#timer = window.setTimeout(() => this.#ask(), BEAT);
   }
 
-  /** @param {{now: string, seq: number, parts: Record<string, string>}} found */
+  /** @param {{now: string, parts: Record<string, string>}} found */
   #take(found) {
     /** @type {any} */ (document.querySelector("k-clock"))?.set(found.now);
     if (this.getAttribute("state") === "lost" && this.#source?.readyState === EventSource.OPEN) this.setAttribute("state", "live");
@@ -85,7 +85,7 @@ class Live extends HTMLElement {
 const KINDS = [
   "Applied", "AlarmRaised", "AlarmCleared", "TrainingFinished", "TrainingFailed", "GatesJudged", "TrafficSet", "ShadowJudged",
   "CanaryJudged", "ActionFailed", "PauseRequested", "ResumeRequested", "RetrainRequested", "RollbackRequested",
-  "PromoteRequested", "Approved", "StartTraining", "SetTraffic", "Promote", "RollBack", "Mark", "Notify",
+  "PromoteRequested", "Approved", "FreezeRequested", "UnfreezeRequested", "Deployed", "ExperimentStarted", "ExperimentStopped", "StartTraining", "SetTraffic", "Promote", "RollBack", "Mark", "Notify",
 ];
 
 customElements.define("k-live", Live);

@@ -5,8 +5,10 @@ import "./k-hist.js";
 import "./k-lines.js";
 import "./k-live.js";
 import "./k-loop.js";
+import "./k-minutes.js";
 import "./k-traffic.js";
 import "./ask.js";
+import "./try.js";
 
 document.getElementById("theme")?.addEventListener("click", () => {
   const root = document.documentElement;
