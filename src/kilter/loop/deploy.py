@@ -16,7 +16,7 @@ from kilter.loop.remote import Kilter
 from kilter.loop.source import Source
 from kilter.loop.store import DEFAULT_STORE
 from kilter.loop.workspace import Workspace, connect
-from kilter.packaging import functions, upstream
+from kilter.packaging import functions, graph, upstream
 from kilter.packaging.bundle import Parts, build
 from kilter.packaging.examples import Example, read_example
 from kilter.packaging.formats import label_of
@@ -46,7 +46,8 @@ def deploy(
 
     Args:
         model: A fitted LightGBM, XGBoost or scikit-learn model; a ``torch.nn.Module``; one read from a file; a plain
-            function of the rows; or an :class:`kilter.packaging.upstream.Upstream`.
+            function of the rows; an :class:`kilter.packaging.upstream.Upstream`; or a
+            :class:`kilter.packaging.graph.Graph` of such steps.
         name: The endpoint's name: lower-case words joined by hyphens.
         example: Some rows as the model's own ``predict`` takes them: an array (n, d), a pandas or Polars frame. They name
             and type the inputs, and the packaged model is checked and warmed on them.
@@ -121,15 +122,13 @@ def packaged(
     deterministic: bool = True,
 ) -> Parts:
     """Return the bundle of a fitted model without keeping it anywhere; see :func:`deploy`."""
-    read: Example = read_example(example, model)
-    if inspect.isfunction(model):
-        model = functions.as_model(model, _source(model))
-    elif isinstance(model, upstream.Upstream):
-        model = upstream.as_model(model)
-    elif "torch" in {kind.__module__.partition(".")[0] for kind in type(model).__mro__}:
-        from kilter.packaging.torch_export import export  # noqa: PLC0415 - an extra, and seconds to import
-
-        model = export(model, read.given)
+    first = model.steps[0].model if isinstance(model, graph.Graph) else model
+    read: Example = read_example(example, first)
+    if isinstance(model, graph.Graph):
+        model, named = graph.as_model(model, read, _step)
+        outputs = outputs or named
+    else:
+        model = _exportable(model, read)
     signature = Signature(
         table="",
         key="",
@@ -145,6 +144,28 @@ def packaged(
         raise InvalidInput(f"{len(outputs)} outputs are named", where="outputs",
                            allowed=f"{len(parts.manifest.signature.outputs)}, which the model has")  # fmt: skip
     return parts
+
+
+def _exportable(model: Any, read: Example, widths: tuple[int, ...] = ()) -> Any:
+    """Return what packaging takes for a function, an upstream or a network; a fitted model itself."""
+    if inspect.isfunction(model):
+        return functions.as_model(model, _source(model), widths)
+    if isinstance(model, upstream.Upstream):
+        return upstream.as_model(model)
+    if "torch" in {kind.__module__.partition(".")[0] for kind in type(model).__mro__}:
+        from kilter.packaging.torch_export import export  # noqa: PLC0415 - an extra, and seconds to import
+
+        return export(model, read.given)
+    return model
+
+
+def _step(step: graph.Step, read: Example, widths: tuple[int, ...]) -> Parts:
+    """Package one step of a graph."""
+    model = _exportable(step.model, read, widths if len(widths) > 1 else ())
+    label = step.label or label_of(model)
+    return build(
+        model, Signature(table="", key="", time="", encoding=read.encoding, label=label, shape=read.shape), read
+    )
 
 
 def _source(function: Callable[..., Any]) -> str:

@@ -192,7 +192,7 @@ def build(model: Any, signature: Signature, example: Example, reference: Mapping
         example_rows=len(rows),
         example_values=(),
         signature=signature,
-        environment=lock(exported.distribution) if exported.distribution else lock(),
+        environment=lock(*filter(None, (exported.distribution, *exported.needs))),
         reference=dict(reference or {}),
     )
     width = _width(manifest, exported.data, rows) if expected is None else np.size(expected) // len(rows)

@@ -28,6 +28,7 @@ class Exported(NamedTuple):
         framework: ``name==version``.
         predict: The original's own prediction, for the parity check; None when the bytes are all there is.
         tolerance: How far the loaded model may be from it.
+        needs: Other distributions that its environment has to hold.
     """
 
     flavor: Flavor
@@ -37,6 +38,7 @@ class Exported(NamedTuple):
     framework: str
     predict: Callable[[Any], Matrix] | None
     tolerance: float
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class ModelFile:
         num_features: How many inputs it has; 0 when they don't tell.
         example: Rows that came with it; None without.
         predict: The original's own prediction, when there is one.
+        needs: Other distributions that its environment has to hold.
     """
 
     flavor: Flavor
@@ -62,6 +65,7 @@ class ModelFile:
     num_features: int = 0
     example: Any = None
     predict: Callable[[Any], Matrix] | None = None
+    needs: tuple[str, ...] = ()
 
 
 def export(model: Any, label: LabelKind) -> Exported:
@@ -83,7 +87,7 @@ def export(model: Any, label: LabelKind) -> Exported:
     roots = _roots(model)
     if isinstance(model, ModelFile):
         return Exported(model.flavor, model.data, 0, model.distribution,
-                        f"{model.distribution}=={version(model.distribution)}", model.predict, 1e-5)  # fmt: skip
+                        f"{model.distribution}=={version(model.distribution)}", model.predict, 1e-5, model.needs)  # fmt: skip
     own = _own_prediction(model, label)
     if "lightgbm" in roots:
         booster = model if type(model).__name__ == "Booster" else _fitted(model, "booster_")

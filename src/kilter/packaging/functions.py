@@ -6,7 +6,7 @@ Source is code: it is run only where its digest is trusted; see :mod:`kilter.pac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,22 +26,25 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         source: The function and everything of its file that it uses.
         name: Its name.
+        widths: The columns of each of its arguments, for one that takes several matrices.
     """
 
     source: str
     name: str
+    widths: tuple[int, ...] = ()
 
 
-def as_model(function: Callable[[Any], Any], source: str) -> ModelFile:
+def as_model(function: Callable[..., Any], source: str, widths: tuple[int, ...] = ()) -> ModelFile:
     """Return a function as a model that can be packaged; its source is trusted on this machine from now on.
 
     Args:
         function: The function.
         source: Its source, with everything that it uses.
+        widths: The columns of each of its arguments, for one that takes several matrices; they lie side by side in a row.
     """
-    data = canonical_json(Function(source=source, name=function.__name__))
+    data = canonical_json(Function(source=source, name=function.__name__, widths=widths))
     trust(data)
-    return ModelFile("python", data, "numpy", predict=lambda given: _numbers(function(given)))
+    return ModelFile("python", data, "numpy", predict=lambda given: _numbers(function(*_arguments(given, widths))))
 
 
 class FunctionModel:
@@ -71,7 +74,8 @@ class FunctionModel:
         function = names.get(form.name)
         if not callable(function):
             raise Damaged("the source doesn't define its function", where=form.name)
-        self._function: Callable[[Any], Any] = function
+        self._function: Callable[..., Any] = function
+        self._widths = form.widths
         self._spec = spec
 
     def predict(self, data: Buffer, rows: int, columns: int) -> bytes:
@@ -81,7 +85,7 @@ class FunctionModel:
         if self._spec.frame:
             given = frame_of(given, self._spec.names, self._spec.categories, self._spec.frame)
         try:
-            values = _numbers(self._function(given))
+            values = _numbers(self._function(*_arguments(given, self._widths)))
         except KilterError:
             raise
         except Exception as error:  # its message may hold values of the rows
@@ -90,6 +94,10 @@ class FunctionModel:
             raise InvalidInput("the function did not return a number per row", where="predict")
         check_model(self._spec, columns, values.size // max(rows, 1))
         return np.ascontiguousarray(values, dtype="<f8").tobytes()
+
+
+def _arguments(given: Any, widths: tuple[int, ...]) -> Sequence[Any]:
+    return np.split(given, np.cumsum(widths)[:-1], axis=1) if len(widths) > 1 else (given,)
 
 
 def _numbers(found: Any) -> Matrix:

@@ -17,10 +17,11 @@ _LATER: dict[Flavor, tuple[str, str, str]] = {
     "torch-export": ("kilter.packaging.torch_export", "TorchModel", "torch"),
     "python": ("kilter.packaging.functions", "FunctionModel", ""),
     "remote": ("kilter.packaging.upstream", "UpstreamModel", ""),
+    "graph": ("kilter.packaging.graph", "GraphModel", ""),
 }
 """Runtimes whose libraries take long to import, each needed by its own models alone: module, class and extra."""
 
-OWNERS_ONLY: frozenset[Flavor] = frozenset({"python", "remote"})
+OWNERS_ONLY: frozenset[Flavor] = frozenset({"python", "remote", "graph"})
 """Formats that run or reach what their maker wrote into them: only the owner of the machine may package such a model."""
 
 

@@ -14,7 +14,16 @@ import msgspec
 from kilter.core.errors import InvalidInput, Unavailable
 
 Flavor = Literal[
-    "lightgbm-text", "xgboost-ubjson", "skops", "constant", "onnx", "linear", "torch-export", "python", "remote"
+    "lightgbm-text",
+    "xgboost-ubjson",
+    "skops",
+    "constant",
+    "onnx",
+    "linear",
+    "torch-export",
+    "python",
+    "remote",
+    "graph",
 ]
 Frame = Literal["", "pandas", "polars"]
 Output = Literal["probability", "value", "probabilities"]
