@@ -33,20 +33,25 @@ if TYPE_CHECKING:
     from kilter.loop.scoring import score
     from kilter.loop.workspace import Workspace, connect
     from kilter.monitoring.declare import Monitor, calibration, decay, drift
-    from kilter.release.declare import Canary, Shadow
+    from kilter.release.declare import Agreement, Business, Canary, Errors, Freeze, Latency, Shadow
     from kilter.tracking.fluent import run
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agreement",
+    "Business",
     "Canary",
     "Columns",
     "Dataset",
     "DeclarationError",
+    "Errors",
     "FeatureView",
+    "Freeze",
     "Gate",
     "KilterError",
     "Label",
+    "Latency",
     "Loop",
     "Metric",
     "Monitor",
@@ -117,7 +122,7 @@ _HOMES = {
     "kilter.loop.scoring": ("score",),
     "kilter.loop.workspace": ("Workspace", "connect"),
     "kilter.monitoring.declare": ("Monitor", "calibration", "decay", "drift"),
-    "kilter.release.declare": ("Canary", "Shadow"),
+    "kilter.release.declare": ("Agreement", "Business", "Canary", "Errors", "Freeze", "Latency", "Shadow"),
     "kilter.tracking.fluent": ("run",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

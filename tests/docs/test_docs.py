@@ -26,10 +26,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "SECURITY.md",
     "CHANGELOG.md",
-    "docs/start.md",
-    "docs/concepts.md",
-    "docs/statistics.md",
-    "docs/operations.md",
+    *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md") if page.name != "cli.md"),
 )
 MODULES = {name: module for commands in GROUPS.values() for name, (module, _) in commands.items()}
 

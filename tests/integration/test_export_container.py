@@ -18,10 +18,16 @@ import numpy as np
 import pytest
 
 import kilter
+from kilter.cli import export
 from kilter.cli.main import main
 from kilter.core.errors import Conflict, Damaged, Forbidden, InvalidInput
-from kilter.loop.exported import command, prepare
+from kilter.loop.exported import command, prepare, trimming
+from kilter.loop.exporting import TARGETS
 from kilter.loop.workspace import Workspace
+from kilter.packaging.export.clouds import vertex_files
+from kilter.packaging.export.container import Exposed
+from kilter.packaging.export.folder import read
+from kilter.packaging.export.platform import Sizing
 
 lightgbm = pytest.importorskip("lightgbm")
 
@@ -119,15 +125,36 @@ def test_the_containers_command_serves_the_version(container, tmp_path, model, r
         np.testing.assert_allclose(found.json()["outputs"][0]["data"], model.predict_proba(rows)[:, 1], rtol=1e-12)
         told = client.get("/v2/models/churn", headers=bearer).json()
         assert told["versions"] == ["2"]
+        trim = ["log", "trim", "--no-archive", "--size", "1 MB", "--store", str(tmp_path / "var")]
+        assert main(trim) == 0  # beside the front, as the container does
+        assert ready(client)
+    assert read(container).version == 2  # whoever runs it writes nothing beside the model
+    assert {path.name for path in (container / "model").iterdir()} == {
+        "bundle.json",
+        "endpoint.json",
+        "example.bin",
+        "model.bin",
+    }
 
 
 def test_a_platform_that_guards_its_port_names_it(container, tmp_path, model, rows):
-    with running(container, tmp_path, SAGEMAKER_BIND_TO_PORT="PORT", KILTER_GUARDED_BY="sagemaker") as client:
+    routes = vertex_files(Exposed(name="churn", version=2, bundle=""), Sizing())["upload-model.json"]
+    spec = json.loads(routes)["model"]["containerSpec"]
+    named = {"AIP_PREDICT_ROUTE": spec["predictRoute"], "AIP_HEALTH_ROUTE": spec["healthRoute"]}
+    with running(container, tmp_path, SAGEMAKER_BIND_TO_PORT="PORT", KILTER_GUARDED_BY="a cloud", **named) as client:
         assert client.get("/ping").status_code == 200
         csv = "\n".join(",".join(map(repr, row)) for row in rows.tolist())
         found = client.post("/invocations", content=csv, headers={"Content-Type": "text/csv"})
         assert found.status_code == 200, found.text
         np.testing.assert_allclose(found.json()["predictions"], model.predict_proba(rows)[:, 1], rtol=1e-9)
+        found = client.post(spec["predictRoute"], json={"instances": rows.tolist()})
+        assert found.status_code == 200, found.text
+        np.testing.assert_allclose(found.json()["predictions"], model.predict_proba(rows)[:, 1], rtol=1e-9)
+        assert client.get(spec["healthRoute"]).status_code == 200
+        body = {"input_data": {"columns": ["x0", "x1", "x2"], "data": rows.tolist()}}
+        found = client.post("/score", json=body)
+        assert found.status_code == 200, found.text
+        np.testing.assert_allclose(found.json(), model.predict_proba(rows)[:, 1], rtol=1e-9)
 
 
 def test_without_a_token_it_refuses_to_listen(container, tmp_path):
@@ -165,12 +192,45 @@ def test_ports_and_tokens_come_from_the_platform(container, tmp_path):
     assert shlex.join(arguments[-4:]) == "--host 0.0.0.0 --port 9000"
     assert settings["KILTER_TOKEN"] == "told-by-reference"
     plain = {"KILTER_STORE": str(tmp_path / "var"), "KILTER_GUARDED_BY": "vertex"}
+    assert command(container / "model", plain, ["--replicas", "2"])[0][-2:] == ["--replicas", "2"]
     assert command(container / "model", plain)[0][-1] == "8080"
     with pytest.raises(Forbidden):
         command(container / "model", {**plain, "KILTER_GUARDED_BY": ""})
     for wrong in ({"KILTER_PORT": "http"}, {"KILTER_TOKEN_FILE": str(tmp_path / "none")}):
         with pytest.raises(InvalidInput):
             command(container / "model", {"KILTER_STORE": str(tmp_path / "var"), **wrong})
+
+
+def test_the_log_is_trimmed_as_long_as_the_front_lives(tmp_path):
+    with pytest.raises(InvalidInput):
+        trimming(str(tmp_path), "much", 1)
+    shell, _, loop = trimming(str(tmp_path / "a store"), "1 MB", os.getpid(), every=5)
+    assert f"kill -0 {os.getpid()}" in loop
+    words = shlex.split(loop.partition("|| ")[2].partition(" >&-")[0])
+    assert words[:3] == [sys.executable, "-m", "kilter.cli.main"]
+    assert main([*words[3:], "--json"]) == 0
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    ended = subprocess.run(trimming(str(tmp_path), "1 MB", int(gone.stdout)), timeout=30, check=True)
+    assert (shell, ended.returncode) == ("/bin/sh", 0)
+
+
+def double(X):
+    return X[:, 0] * 2.0
+
+
+def test_a_function_is_handed_on_by_whoever_trusts_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("KILTER_TRUST", str(tmp_path / "mine"))
+    kilter.deploy(double, name="double", example=np.ones((2, 2)), store=tmp_path / "store")
+    arguments = ["export", "double", "--target", "container", "--store", str(tmp_path / "store"), "--out"]
+    assert main([*arguments, str(tmp_path / "out")]) == 0
+    settings = {"KILTER_STORE": str(tmp_path / "var"), "KILTER_TOKEN": "x" * 20}
+    told = command(tmp_path / "out" / "model", settings)[1]["KILTER_TRUST"]
+    assert Path(told).read_text() == (tmp_path / "mine").read_text()
+    monkeypatch.setenv("KILTER_TRUST", str(tmp_path / "others"))
+    assert main([*arguments, str(tmp_path / "refused")]) == Forbidden.exit_code
+    assert not (tmp_path / "refused").exists()
 
 
 def test_the_requirements_take_over_hashes(store, tmp_path):
@@ -190,9 +250,10 @@ def test_the_requirements_take_over_hashes(store, tmp_path):
     assert (out / "requirements.txt").read_text() == text
 
 
-def test_the_same_version_gives_the_same_bytes(store, container, tmp_path):
-    again = tmp_path / "again"
-    assert main(["export", "churn@v2", "--target", "container", "--out", str(again), "--store", str(store)]) == 0
+def test_the_same_version_gives_the_same_bytes(store, tmp_path):
+    container, again = tmp_path / "container", tmp_path / "again"
+    for out in (container, again):
+        assert main(["export", "churn@v2", "--target", "container", "--out", str(out), "--store", str(store)]) == 0
     one, two = ({path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
                 for root in (container, again))  # fmt: skip
     assert one == two
@@ -230,6 +291,7 @@ def test_a_folder_that_holds_something_is_kept(store, tmp_path, capsys):
 
 
 def test_the_command_line_refuses_what_no_platform_takes(store, tmp_path):
+    assert export._TARGETS == TARGETS
     arguments = ["export", "churn", "--out", str(tmp_path / "out"), "--store", str(store), "--target"]
     for wrong in (
         ["c", "--canary", "10"],

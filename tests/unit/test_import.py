@@ -10,7 +10,8 @@ import pytest
 import kilter
 
 PUBLIC = [
-    "Canary", "Columns", "Dataset", "DeclarationError", "FeatureView", "Gate", "KilterError", "Label", "Loop", "Metric",
+    "Agreement", "Business", "Canary", "Columns", "Dataset", "DeclarationError", "Errors", "FeatureView", "Freeze", "Gate",
+    "KilterError", "Label", "Latency", "Loop", "Metric",
     "Monitor", "Retrain", "Shadow", "Table", "Window", "Workspace", "__version__", "accuracy", "at_least", "auc",
     "beats_champion", "beats_naive", "brier", "calibration", "connect", "count", "decay", "deploy", "drift", "fair", "faster_than",
     "features", "latest", "log_loss", "maximum", "mean", "minimum", "precision", "recall", "run", "score", "total",

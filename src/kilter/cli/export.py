@@ -10,15 +10,15 @@ from kilter.cli.output import answer, say
 from kilter.cli.target import connected
 from kilter.core.errors import InvalidInput
 
-_TARGETS = ("c", "js", "container", "kubernetes", "kserve", "sagemaker", "vertex", "azure")
+_TARGETS = ("c", "js", "edge", "container", "kubernetes", "kserve", "sagemaker", "vertex", "azure")
 
 
 def build(parser: Parser, _command: str) -> None:
     """Add the arguments."""
     parser.description = (
-        "Write a version into a folder: as C or JavaScript that needs nothing else (trees and linear models), as a "
-        "container's folder that serves exactly this version, or as that folder with what a platform needs around it. The "
-        "same version gives the same bytes; manifest.json holds the digests of all files."
+        "Write a version into a folder: as C or JavaScript that needs nothing else (trees and linear models), as ONNX "
+        "graphs for devices, as a container's folder that serves exactly this version, or as that folder with what a "
+        "platform needs around it. The same version gives the same bytes; manifest.json holds the digests of all files."
     )
     parser.add_argument("model", metavar="MODEL[@VERSION]", help="churn, churn@v3 or churn@champion")
     parser.add_argument("--target", required=True, choices=_TARGETS, help="for what")

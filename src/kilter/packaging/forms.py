@@ -99,7 +99,7 @@ def choose(
     reference = Runtime(parts.manifest, load_model(parts.manifest.spec(), parts.model)).predict(matrix)
     found: list[Form] = []
     made: dict[FormName, Parts] = {}
-    for name, make in _forms(parts):
+    for name, make in forms_of(parts):
         said(f"{name}: made and compared on {len(matrix)} rows")
         try:
             candidate = make()
@@ -133,7 +133,7 @@ def choose(
     return Choice(tuple(found), made.get(best.name, parts), best.name)
 
 
-def _forms(parts: Parts) -> Iterator[tuple[FormName, Callable[[], Parts]]]:
+def forms_of(parts: Parts) -> Iterator[tuple[FormName, Callable[[], Parts]]]:
     """Yield the forms that a bundle of this flavor can have."""
     yield "native", lambda: parts
     match parts.manifest.flavor:

@@ -1,6 +1,6 @@
 """What SageMaker, Vertex AI and Azure ML want to know about the container.
 
-The first two let only their own callers through and hand no token on to the container, which is told so in ``KILTER_GUARDED_BY``.
+They let only their own callers through and hand no token on to the container, which is told so in ``KILTER_GUARDED_BY``.
 Places that differ per account (roles, buckets, projects) are left as ``REPLACE_...``.
 """
 
@@ -35,7 +35,7 @@ def sagemaker_files(endpoint: Exposed, sizing: Sizing, model: Mapping[str, bytes
         "PrimaryContainer": {
             "Image": image_of(endpoint, sizing),
             "ModelDataUrl": "s3://REPLACE_BUCKET/model.tar.gz",
-            "Environment": {"KILTER_GUARDED_BY": "sagemaker", "KILTER_STORE": "/tmp/kilter"},  # noqa: S108 - its only writable place
+            "Environment": {"KILTER_GUARDED_BY": "sagemaker"},
         },
     }
     variant = {
@@ -118,7 +118,7 @@ def azure_files(endpoint: Exposed, sizing: Sizing) -> dict[str, bytes]:
                 "scoring_route": {"path": "/score", **port},
             },
         },
-        "environment_variables": {"KILTER_GUARDED_BY": "azure-ml", "KILTER_STORE": "/tmp/kilter"},  # noqa: S108 - as above
+        "environment_variables": {"KILTER_GUARDED_BY": "azure-ml"},
         "instance_type": sizing.instance or "Standard_DS2_v2",
         "instance_count": sizing.replicas,
         "tags": {"kilter.bundle": endpoint.bundle},

@@ -12,9 +12,12 @@ from kilter.packaging.bundle import Parts
 from kilter.packaging.export.folder import as_json
 from kilter.packaging.export.requirements import pinned, python_of, read_lock, requirements
 from kilter.packaging.export.wheel import wheel
+from kilter.packaging.loading import OWNERS_ONLY
 from kilter.packaging.records import Manifest
+from kilter.packaging.trust import require_trust
 
 ENDPOINT = "endpoint.json"
+TRUSTED = "trusted"
 HOME = "/opt/kilter"
 STORE = "/var/lib/kilter"
 USER = 10001
@@ -71,6 +74,7 @@ def model_files(parts: Parts, endpoint: Exposed) -> dict[str, bytes]:
     """Return a bundle's files, and the endpoint that serves it.
 
     Raises:
+        Forbidden: When the model is code or an address that this user has not packaged on this machine.
         InvalidInput: When the model looks features up, which live in the store that they are written to.
     """
     if parts.manifest.signature.views:
@@ -82,6 +86,9 @@ def model_files(parts: Parts, endpoint: Exposed) -> dict[str, bytes]:
         )
     files = {ENDPOINT: as_json(endpoint), "bundle.json": canonical_json(parts.manifest), "model.bin": parts.model,
              "example.bin": parts.example}  # fmt: skip
+    if parts.manifest.flavor in OWNERS_ONLY:  # whoever trusts it here may hand it on
+        require_trust(parts.model, "a model of the format " + parts.manifest.flavor)
+        files[TRUSTED] = f"{parts.manifest.model.digest}\n".encode()
     return files | ({"explainer.bin": parts.explainer} if parts.explainer else {})
 
 
@@ -117,6 +124,7 @@ def container_files(parts: Parts, endpoint: Exposed, title: str, lock: Path | No
         lock: A lock file whose hashes are taken over; without one there are versions alone.
 
     Raises:
+        Forbidden: When the model is code that this user has not packaged on this machine.
         InvalidInput: When the model can't be served alone, or the lock file lacks what it needs.
     """
     name, data = wheel()

@@ -91,7 +91,11 @@ def write(folder: Path, files: Mapping[str, bytes], manifest: ExportManifest, *,
         if target.exists():
             old = aside.with_name(f"{aside.name}.old")
             target.rename(old)
-            aside.rename(target)
+            try:
+                aside.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
             shutil.rmtree(old)
         else:
             aside.rename(target)

@@ -22,6 +22,9 @@ def kubernetes_files(endpoint: Exposed, sizing: Sizing) -> dict[str, bytes]:
     name = cluster_name(endpoint.name)
     labels = {"app.kubernetes.io/name": name, "app.kubernetes.io/component": "model"}
     selector = {"matchLabels": labels}
+    pod = _pod(endpoint, sizing, name)
+    # whoever still has the old list of addresses finds the replica answering
+    pod["containers"][0]["lifecycle"] = {"preStop": {"exec": {"command": ["sleep", "5"]}}}
     deployment = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -33,7 +36,7 @@ def kubernetes_files(endpoint: Exposed, sizing: Sizing) -> dict[str, bytes]:
             "template": {
                 "metadata": {"labels": {**labels, "app.kubernetes.io/version": f"v{endpoint.version}"}},
                 "spec": {
-                    **_pod(endpoint, sizing, name),
+                    **pod,
                     "securityContext": pod_security(),
                     "terminationGracePeriodSeconds": 30,
                     "topologySpreadConstraints": [

@@ -7,15 +7,22 @@ from pathlib import Path
 
 from kilter.core.errors import InvalidInput, NotFound
 from kilter.packaging.environment import lock
+from kilter.packaging.native import Flavor
 from kilter.packaging.records import Manifest
 
 _PINNED = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\]+)")
+_LIBRARIES: dict[Flavor, str] = {"lightgbm-text": "lightgbm", "xgboost-ubjson": "xgboost"}
 _HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64})")
 
 
 def pinned(manifest: Manifest) -> dict[str, str]:
     """Return the versions by name: those that the model was packaged with, and those that kilter runs with here."""
-    found = dict(entry.split("==", 1) for entry in (*lock("kilter"), *manifest.environment))
+    explains = (
+        [_LIBRARIES[manifest.explainer.flavor]]
+        if manifest.explainer and manifest.explainer.flavor in _LIBRARIES
+        else []
+    )
+    found = dict(entry.split("==", 1) for entry in (*lock("kilter", *explains), *manifest.environment))
     return {name: found[name] for name in sorted(found) if name not in {"python", "kilter"}}
 
 

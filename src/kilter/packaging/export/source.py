@@ -18,6 +18,7 @@ from kilter.packaging.linear import Linear
 from kilter.packaging.native import Flavor
 
 _ROWS = 32
+_WIDEST = 65_535
 _NOT_A_LETTER = re.compile(r"[^a-z0-9]+")
 
 
@@ -41,6 +42,24 @@ class Code(NamedTuple):
     source: Source
     inputs: tuple[str, ...]
     categories: dict[str, tuple[str, ...]]
+    outputs: tuple[str, ...]
+    tolerance: float
+    rows: Matrix
+    values: Matrix
+
+
+class Vector(NamedTuple):
+    """Example rows and what the packaged model answers.
+
+    Args:
+        inputs: The names of the columns.
+        outputs: The names of the answers.
+        tolerance: How far an answer may be from the packaged model's.
+        rows: The rows.
+        values: The answers, (rows, outputs).
+    """
+
+    inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     tolerance: float
     rows: Matrix
@@ -84,6 +103,9 @@ def code_of(parts: Parts, name: str, title: str) -> Code:
     if columns != len(signature.encoding.names):
         raise InvalidInput(f"the model has {columns} inputs, its signature {len(signature.encoding.names)}",
                            where="signature")  # fmt: skip
+    if max(columns, outputs) > _WIDEST:
+        raise InvalidInput(f"the model has {columns} inputs and {outputs} outputs", where="export",
+                           allowed=f"at most {_WIDEST} each")  # fmt: skip
     tolerance = max(tolerance, _TOLERANCES["linear" if isinstance(source, Linear) else source.dialect])
     found = answers(source, rows)
     if found.shape != values.shape or not (apart(found, values) <= tolerance).all():
@@ -117,7 +139,7 @@ def apart(found: Matrix, wanted: Matrix) -> Matrix:
     return np.where(found == wanted, 0.0, np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted)))
 
 
-def test_vector(code: Code) -> bytes:
+def test_vector(code: Vector | Code) -> bytes:
     """Return example rows and the packaged model's answers as JSON; null is a missing value."""
     rows = [[None if math.isnan(value) else value for value in row] for row in code.rows.tolist()]
     found = {"inputs": code.inputs, "outputs": code.outputs, "tolerance": code.tolerance, "rows": rows,
