@@ -317,14 +317,14 @@ def span_of(text: str) -> SpanName:
 
 
 def searched(name: str, query: Mapping[str, str]) -> Search:
-    """Return what a page's address looks for.
+    """Return what a page's address looks for; a row's key is ``row`` there, because ``key`` opens a session.
 
     Raises:
         InvalidInput: When a field can't be read; ``where`` is the field.
     """
-    unknown = set(query) - {"id", "key", "version", "arm", "since", "until", "before"}
+    unknown = set(query) - {"id", "row", "version", "arm", "since", "until", "before"}
     if unknown:
-        raise InvalidInput("there is no such field", where=min(unknown), allowed="id, key, version, arm, since, until")
+        raise InvalidInput("there is no such field", where=min(unknown), allowed="id, row, version, arm, since, until")
     said = {field: value.strip() for field, value in query.items() if value.strip()}
     if "id" in said and not PREDICTION_ID.match(said["id"]):
         raise InvalidInput("that is not the id of a prediction", where="id", allowed="like main-1f4a0-3")
@@ -339,7 +339,7 @@ def searched(name: str, query: Mapping[str, str]) -> Search:
     return Search(
         loop=name,
         id=said.get("id", ""),
-        key=said.get("key", ""),
+        key=said.get("row", ""),
         version=int(version) if version else None,
         arm=said.get("arm", ""),
         since=since,
@@ -350,9 +350,7 @@ def searched(name: str, query: Mapping[str, str]) -> Search:
 
 def onward(given: Mapping[str, str], found: Results) -> str:
     """Return the query of the next page; empty at the end."""
-    if found.older:
-        return urlencode({**given, "before": ",".join(found.older)})
-    return urlencode({**given, "until": words.iso(found.back_to)}) if found.back_to is not None else ""
+    return urlencode({**given, "before": ",".join(found.older)}) if found.older else ""
 
 
 def moment(text: str, where: str) -> datetime | None:

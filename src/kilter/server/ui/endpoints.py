@@ -85,7 +85,7 @@ def who(reading: EndpointReading, span: SpanName) -> Who:
 
     servers: list[Server] = []
     if plan.mode == "split":
-        servers += [server(version, "arm", 100 * share) for version, share in plan.split.items()]
+        servers += [server(version, "arm", 100 * share) for version, share in _arms(plan)]
     elif plan.champion is not None:
         servers.append(server(plan.champion, "champion", 100.0 - plan.share))
     if plan.challenger is not None and plan.mode in {"canary", "shadow"}:
@@ -111,7 +111,7 @@ def who(reading: EndpointReading, span: SpanName) -> Who:
 def headline(plan: TrafficPlan) -> str:
     """Say in one sentence who answers."""
     if plan.mode == "split" and plan.split:
-        arms = ", ".join(f"v{version} {100 * share:.0f} %" for version, share in plan.split.items())
+        arms = ", ".join(f"v{version} {100 * share:.0f} %" for version, share in _arms(plan))
         return f"The arms of {plan.experiment} share the traffic: {arms}"
     if plan.champion is None:
         return "Nobody can answer yet" if plan.fallback is None else "The constant answers everything"
@@ -120,6 +120,11 @@ def headline(plan: TrafficPlan) -> str:
     if plan.mode == "shadow" and plan.challenger is not None:
         return f"v{plan.champion} answers everything; v{plan.challenger} scores copies, unseen"
     return f"v{plan.champion} answers everything"
+
+
+def _arms(plan: TrafficPlan) -> list[tuple[int, float]]:
+    """Return the arms of an experiment with their shares, the control first."""
+    return sorted(plan.split.items(), key=lambda one: (one[0] != plan.champion, one[0]))
 
 
 def settings(reading: EndpointReading) -> list[Fact]:

@@ -12,7 +12,7 @@ import msgspec
 from kilter.core.digests import digest
 from kilter.core.errors import InvalidInput, KilterError, NotFound
 from kilter.loop.workspace import Workspace
-from kilter.server.ui import boards, picture, proof, quality, release, story, words
+from kilter.server.ui import boards, outcomes, picture, proof, quality, release, story, words
 from kilter.server.ui.assets import Assets
 from kilter.server.ui.endpoint_pages import EndpointPages
 from kilter.server.ui.reading import Reader, Reading
@@ -41,7 +41,7 @@ PARTS: dict[str, Callable[[Reading], object]] = {
     "release": release.live,
     "clock": release.live,
     "guards": release.guards,
-    "outcomes": release.outcomes,
+    "outcomes": outcomes.outcomes,
 }
 """The parts of a loop's pages, by name; the last ones are those of its release."""
 _ACTING = frozenset({"status", "release"})

@@ -22,7 +22,7 @@ from kilter.serving.recording.predictions import fronts, parse_id, prediction_id
 
 PAGE = 50
 BUDGET = 6
-"""How many segments one page reads: at most 96 MiB."""
+"""How many segments of a front one page reads: at most 96 MiB."""
 
 
 class Batch(msgspec.Struct, tag="p"):
@@ -49,11 +49,18 @@ _DECODER: msgspec.msgpack.Decoder[Batch | Copy] = msgspec.msgpack.Decoder(Batch 
 
 
 @dataclass
-class _Budget:
-    """What one page may still read, and how far back it came where it had to stop."""
+class _Reading:
+    """How far one page has read one front's log.
 
-    segments: int
+    Args:
+        left: How many segments it may still read.
+        stopped: Where it had to stop: what it has not read is not newer.
+        place: A place in the log behind all that it has not read.
+    """
+
+    left: int
     stopped: datetime | None = None
+    place: int = 0
 
 
 def search(folder: Path, wanted: Search, limit: int = PAGE, budget: int = BUDGET) -> Results:
@@ -63,35 +70,37 @@ def search(folder: Path, wanted: Search, limit: int = PAGE, budget: int = BUDGET
         folder: The folder with one folder per front.
         wanted: What is looked for.
         limit: At most so many.
-        budget: Read at most so many segments.
+        budget: Read at most so many segments of each front.
 
     Raises:
         InvalidInput: When the place to go on from is none.
     """
     places = _places(wanted.before)
-    left = _Budget(budget)
-    streams = [
-        _front(folder / front, front, wanted, left, places.get(front))
-        for front in fronts(folder)
-        if _reads(wanted, front)
-    ]
-    merged = heapq.merge(*streams, key=lambda one: one.at, reverse=True)
+    readings = {front: _Reading(budget) for front in fronts(folder) if _reads(wanted, front)}
+    streams = [_front(folder / front, front, wanted, one, places.get(front)) for front, one in readings.items()]
     found: list[Found] = []
     more = False
-    for one in merged:
+    for one in heapq.merge(*streams, key=lambda one: one.at, reverse=True):
         if len(found) == limit:
             more = True
             break
         found.append(one)
     for stream in streams:
         stream.close()
-    if left.stopped is not None and not more:
-        # One front's log was left there, so what others answered before belongs to the next page.
-        return Results(found=tuple(one for one in found if one.at >= left.stopped), back_to=left.stopped)
     last = {front: prediction_id(front, *place) for front, place in places.items()}
+    stops = [] if more else [one.stopped for one in readings.values() if one.stopped is not None]
+    if stops:
+        # What others answered before the latest stop comes after what was not read there: it belongs to the next page.
+        stop = max(stops)
+        found = [one for one in found if one.at >= stop]
     for one in found:
         last[parse_id(one.id)[0]] = one.id
-    return Results(found=tuple(found), older=tuple(sorted(last.values())) if more else ())
+    if not stops:
+        return Results(found=tuple(found), older=tuple(sorted(last.values())) if more else ())
+    for front, reading in readings.items():
+        if reading.stopped == stop:
+            last[front] = prediction_id(front, reading.place, 0)
+    return Results(found=tuple(found), older=tuple(sorted(last.values())), back_to=stop)
 
 
 def _reads(wanted: Search, front: str) -> bool:
@@ -105,7 +114,9 @@ def _places(before: tuple[str, ...]) -> dict[str, tuple[int, int]]:
         raise InvalidInput("that is no place to go on from", where="before", allowed=error.allowed) from error
 
 
-def _front(folder: Path, front: str, wanted: Search, left: _Budget, before: tuple[int, int] | None) -> Generator[Found]:
+def _front(
+    folder: Path, front: str, wanted: Search, reading: _Reading, before: tuple[int, int] | None
+) -> Generator[Found]:
     """Yield what fits in one front's log, newest first."""
     log = Log.open(folder, readonly=True)
     try:
@@ -117,16 +128,17 @@ def _front(folder: Path, front: str, wanted: Search, left: _Budget, before: tupl
             if first is None:
                 continue
             if wanted.since is not None and following is not None and following < wanted.since:
-                return
+                break
             following = first
             if wanted.until is not None and first >= wanted.until:
                 continue
-            if left.segments <= 0:
-                left.stopped = following if left.stopped is None else max(left.stopped, following)
+            if reading.left <= 0:
                 return
-            left.segments -= 1
+            reading.left -= 1
+            reading.stopped, reading.place = first, (segment.number << 32) - 1
             with suppress(Expired):  # removed while it was looked for
                 yield from reversed(_segment(log, segment.number, front, wanted, before))
+        reading.stopped = None  # it was read to its beginning
     finally:
         log.close()
 

@@ -26,9 +26,10 @@ from kilter.serving.recording.predictions import fronts
 SPANS: Mapping[SpanName, tuple[int, int]] = {"1h": (3600, 60), "24h": (86400, 900), "7d": (604800, 7200)}
 """How long each span is, and each of its bins, in seconds."""
 ROLES = ("champion", "challenger", "direct", "fallback", "constant")
-SEGMENTS = 3
-"""Of each log so many of the newest files are read at the first look: at most 48 MiB."""
-MINUTES = 20_000
+BYTES = 48 << 20
+"""So much of each log is read at the first look, the newest files."""
+MINUTES = 11_000
+"""A little more than the longest span has."""
 _FRESH = 0.5
 _RATIO = math.log(1.08)
 """Latencies are counted in buckets of 8 %, so that a percentile is off by 4 % at most."""
@@ -61,6 +62,12 @@ class Minute:
     took: Counter[int] = field(default_factory=Counter)
     last: float = 0.0
 
+    def plus(self, other: Minute) -> Minute:
+        """Return both together; neither is changed, because pages may be looking at them."""
+        return Minute(
+            self.requests + other.requests, self.rows + other.rows, self.took + other.took, max(self.last, other.last)
+        )
+
 
 @dataclass
 class Counts:
@@ -78,6 +85,12 @@ class Counts:
         minute.rows.update(zip(seen.arms, seen.versions, strict=True))
         minute.took[bucket(seen.latency_us)] += requests
         minute.last = max(minute.last, at)
+
+    def take(self, other: Counts) -> None:
+        """Take in what was counted elsewhere; the oldest minutes give way to what is too much."""
+        for number, minute in other.minutes.items():
+            mine = self.minutes.get(number)
+            self.minutes[number] = minute if mine is None else mine.plus(minute)
         if len(self.minutes) > MINUTES:
             first = sorted(self.minutes)[MINUTES // 10]
             self.minutes = {number: one for number, one in self.minutes.items() if number >= first}
@@ -127,7 +140,11 @@ class Tally:
     def _begin(self, front: str, log: Log) -> int:
         """Return the place before the newest segments; what lies before them is not known."""
         segments = [one for one in log.segments() if one.size]
-        kept = segments[-SEGMENTS:]
+        kept = segments[-1:]
+        for one in reversed(segments[:-1]):
+            if sum(other.size for other in (one, *kept)) > BYTES:
+                break
+            kept.insert(0, one)
         if len(kept) == len(segments) and log.begin().removed < 0:
             return -1
         for one in kept:
@@ -141,12 +158,17 @@ class Tally:
         return -1
 
     def _count(self, front: str, records: Iterable[tuple[int, bytes]]) -> None:
-        for position, payload in records:
-            with suppress(msgspec.MsgspecError):
-                seen = _DECODER.decode(payload)
-                if isinstance(seen, Seen):
-                    self._counts.setdefault(seen.loop, Counts()).add(seen)
-            self._places[front] = position
+        fresh: dict[str, Counts] = {}
+        try:
+            for position, payload in records:
+                with suppress(msgspec.MsgspecError):
+                    seen = _DECODER.decode(payload)
+                    if isinstance(seen, Seen):
+                        fresh.setdefault(seen.loop, Counts()).add(seen)
+                self._places[front] = position
+        finally:  # what was read before a damage is counted, and never again
+            for loop, counts in fresh.items():
+                self._counts.setdefault(loop, Counts()).take(counts)
 
 
 # ---------------------------------------------------------------- pure

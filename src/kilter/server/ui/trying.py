@@ -237,10 +237,10 @@ def ask(url: str, form: Form, asked: Asked, token: str = "") -> Tried:
     """
     try:
         row = row_of(asked.row, form)
+        secret = _secret(asked.key) or token
     except InvalidInput as error:
         return Tried(problem=error.message, where=error.where, allowed=error.allowed)
     place = "" if asked.version is None else f"/versions/{asked.version}"
-    secret = asked.key or token
     began = time.perf_counter()
     status, document = _post(url, f"/predict/{form.name}{place}", {"rows": [row]}, secret)
     took = round(1000 * (time.perf_counter() - began), 2)
@@ -264,6 +264,13 @@ def ask(url: str, form: Form, asked: Asked, token: str = "") -> Tried:
     if status != 200:
         return msgspec.structs.replace(answer, unexplained=refused(document, status).problem)
     return msgspec.structs.replace(answer, explanation=explained(document))
+
+
+def _secret(key: str) -> str:
+    """Return a key that can stand in a header."""
+    if not key.isascii() or not key.isprintable():
+        raise InvalidInput("that is no key", allowed="printable ASCII characters")
+    return key
 
 
 def _post(url: str, path: str, body: object, secret: str) -> tuple[int, object]:
