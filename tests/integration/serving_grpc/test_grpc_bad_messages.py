@@ -14,7 +14,7 @@ from kilter.testing.front import RunningFront
 
 INFER = inference._CLASSES["ModelInferRequest"]
 PREDICT, REGRESS = (tensorflow._CLASSES[name] for name in ("PredictRequest", "RegressionRequest"))
-FAULTS = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED"}
+FAULTS = {"DEADLINE_EXCEEDED", "OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED"}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -77,7 +78,7 @@ class Endpoint:
         self._pending: list[Ask] = []
         self._parked: list[Part] = []
         self._running = asyncio.get_running_loop()
-        self._now = self._running.time
+        self._now = time.monotonic  # the loop counts milliseconds, and stands still within a turn
         self._ticking: asyncio.TimerHandle | None = None
         self._shadow: Shadow | None = None
 

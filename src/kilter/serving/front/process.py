@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -156,10 +157,10 @@ class Front:
         self._lookup = lookup_of(OnlineFeatures(self._online)) if self._online is not None else None
         self._loop = asyncio.get_running_loop()
         self._budget = Budget(config.waiting_rows)
-        self._exporter = exporter_of(config, self._loop.time)
-        self._reception = Reception(config.token, self._clock, self._loop.time, self._exporter, config.otlp_share)
+        self._exporter = exporter_of(config, time.monotonic)
+        self._reception = Reception(config.token, self._clock, time.monotonic, self._exporter, config.otlp_share)
         self.faces = Faces(
-            self._log, replays, config.limits, host=config.host, reception=self._reception, clock=self._loop.time
+            self._log, replays, config.limits, host=config.host, reception=self._reception, clock=time.monotonic
         )
         self._service = EndpointService(self._database, self._clock, Path(config.logs))
         # SQL, the object store and /proc block; one thread keeps their order and leaves the event loop alone.
@@ -207,7 +208,7 @@ class Front:
         config = self.config
         try:
             self._server = await self._loop.create_server(
-                partial(Connection, self.faces, self._loop.time), config.host, config.port, backlog=1024
+                partial(Connection, self.faces, time.monotonic), config.host, config.port, backlog=1024
             )
             if self._grpc is not None:
                 await self._grpc.start(config.grpc_port or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
@@ -99,7 +100,9 @@ class GrpcServer:
             OSError: When the address can't be listened on.
         """
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(partial(Connection, self, loop.time), self._host, port, backlog=1024)
+        self._server = await loop.create_server(
+            partial(Connection, self, time.monotonic), self._host, port, backlog=1024
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     @property

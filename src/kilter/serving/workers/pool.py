@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 
@@ -43,7 +44,7 @@ class Pool:
 
     def __init__(self, settings: Settings, changed: Callable[[], None]) -> None:
         running = asyncio.get_running_loop()
-        self.clock = running.time
+        self.clock = time.monotonic
         self.restarts = 0
         self.start_seconds = 0.0
         self.awake = False
