@@ -13,6 +13,7 @@ is not counted, and on a machine of few cores it takes some of the wall clock.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -55,7 +56,9 @@ def addresses(engine: str) -> Iterator[str]:
     if engine == "log":
         yield "log:{}"
         return
-    process = subprocess.Popen([sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     yield f"kafka://{process.stdout.readline().strip()}/{{}}"
@@ -125,6 +128,8 @@ def timed(turns: Generator[int, None, None], count: int) -> dict[str, float]:
     with closing(turns):
         for number in turns:
             if not done:  # the first batch is not counted: streams and model are opened before it
+                gc.collect()
+                gc.freeze()  # as the command does
                 wall, processor = time.perf_counter(), time.process_time()
             else:
                 counted += number
@@ -132,6 +137,7 @@ def timed(turns: Generator[int, None, None], count: int) -> dict[str, float]:
             if done >= count:
                 break
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    gc.unfreeze()
     return {"per_second": round(counted / wall), "cpu_microseconds": round(processor / counted * 1e6, 2)}
 
 
@@ -167,12 +173,16 @@ def main() -> None:
                     runs[what].append(timed(turns, len(given)))
             workspace.close()
             for what, found in runs.items():
-                results.append({"engine": engine, "what": what, "messages": len(given), "batch": options.batch} | best(found))
+                results.append(
+                    {"engine": engine, "what": what, "messages": len(given), "batch": options.batch} | best(found)
+                )
     if options.json:
         print(json.dumps(results))
         return
     for one in results:
-        print("  ".join(f"{key} {value:,}" if isinstance(value, int) else f"{key} {value}" for key, value in one.items()))
+        print(
+            "  ".join(f"{key} {value:,}" if isinstance(value, int) else f"{key} {value}" for key, value in one.items())
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,6 @@
 """The contract of streams over the workspace's own log, Kafka (librdkafka's mock cluster), Redis and NATS JetStream."""
 
 import secrets
-import shutil
-import socket
-import subprocess
 import time
 
 import pytest
@@ -11,7 +8,7 @@ import pytest
 from kilter.core.errors import Conflict, InvalidInput, Unavailable
 from kilter.engines.streams.log import Log
 from kilter.engines.streams.places import open_sink, open_source, place_of
-from kilter.testing.streams import StreamContract, begin, outgoing, take
+from kilter.testing.streams import StreamContract, begin, broker, kafka_cluster, outgoing, take
 
 
 class Addressed:
@@ -59,13 +56,8 @@ class TestLog(StreamContract):
 
 @pytest.fixture(scope="module")
 def kafka():
-    """The address of librdkafka's mock cluster, which lives as long as this producer."""
-    producer = pytest.importorskip("confluent_kafka").Producer(
-        {"test.mock.num.brokers": 1, "bootstrap.servers": "mock", "log_level": 0}
-    )
-    broker = next(iter(producer.list_topics(timeout=10).brokers.values()))
-    yield f"{broker.host}:{broker.port}"
-    del producer
+    with kafka_cluster() as address:
+        yield address
 
 
 class TestKafka(StreamContract):
@@ -134,40 +126,14 @@ class TestKafka(StreamContract):
 
 @pytest.fixture(scope="module")
 def redis_server(tmp_path_factory):
-    pytest.importorskip("redis")
-    yield from _server(
-        "redis-server", lambda port, _: ["--port", str(port), "--save", "", "--bind", "127.0.0.1"], tmp_path_factory
-    )
+    with broker("redis-server", tmp_path_factory.mktemp("redis")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def nats_server(tmp_path_factory):
-    pytest.importorskip("nats")
-    yield from _server(
-        "nats-server", lambda port, folder: ["-js", "-a", "127.0.0.1", "-p", str(port), "-sd", folder], tmp_path_factory
-    )
-
-
-def _server(program, arguments, factory):
-    path = shutil.which(program)
-    if path is None:
-        pytest.skip(f"{program} is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = str(factory.mktemp(program))
-    process = subprocess.Popen(
-        [path, *arguments(port, folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
-    )
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            break
-        except OSError:
-            time.sleep(0.05)
-    yield f"127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
+    with broker("nats-server", tmp_path_factory.mktemp("nats")) as address:
+        yield address
 
 
 class TestRedis(StreamContract):

@@ -1,4 +1,7 @@
-"""A stream scorer is killed again and again: every message has one answer, every answer one record."""
+"""A stream scorer is killed again and again: every message has one answer or one dead letter, every answer one record.
+
+``KILTER_KILLS=100 pytest tests/crash/test_stream_killed.py`` kills more often; each time messages come while nobody reads.
+"""
 
 import itertools
 import json
@@ -14,33 +17,46 @@ import pytest
 
 from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
+from kilter.engines.streams.log import Log
 from kilter.engines.streams.places import open_sink, open_source, place_of
 from kilter.engines.streams.port import Outgoing
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import package
 from kilter.packaging.constant import Constant
 from kilter.serving.recording.predictions import PredictionLog
+from kilter.testing.streams import broker, kafka_cluster
 
-KILLS = int(os.environ.get("KILTER_KILLS", "3"))
+KILLS = int(os.environ.get("KILTER_KILLS", "1"))
 PER_LIFE = 1_500
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(120 + 20 * KILLS)]
+
+ENGINES = ["log to kafka", "kafka to redis", "redis to nats", "nats to log"]
+"""Every engine is read once and written once."""
 
 
 @pytest.fixture
 def kafka():
-    producer = pytest.importorskip("confluent_kafka").Producer(
-        {"test.mock.num.brokers": 1, "bootstrap.servers": "mock", "log_level": 0}
-    )
-    broker = next(iter(producer.list_topics(timeout=10).brokers.values()))
-    yield f"{broker.host}:{broker.port}"
-    del producer
+    with kafka_cluster() as address:
+        yield f"kafka://{address}/{{}}"
 
 
-@pytest.mark.parametrize("engine", ["log", "kafka", "kafka to log"])
-def test_killed_again_and_again(engine, tmp_path, request):
-    address = "log:{}" if engine == "log" else f"kafka://{request.getfixturevalue('kafka')}/{{}}"
-    target = "log:{}" if engine.endswith("log") else address
+@pytest.fixture
+def redis(tmp_path_factory):
+    with broker("redis-server", tmp_path_factory.mktemp("redis")) as address:
+        yield f"redis://{address}/{{}}"
+
+
+@pytest.fixture
+def nats(tmp_path_factory):
+    with broker("nats-server", tmp_path_factory.mktemp("nats")) as address:
+        yield f"nats://{address}/{{}}"
+
+
+@pytest.mark.parametrize("engines", ENGINES)
+def test_killed_again_and_again(engines, tmp_path, request):
+    given, _, wanted = engines.partition(" to ")
+    pattern, target = ("log:{}" if one == "log" else request.getfixturevalue(one) for one in (given, wanted))
     workspace = Workspace.open(tmp_path)
     folder = tmp_path / "log" / "streams"
     bundle = package(
@@ -52,14 +68,14 @@ def test_killed_again_and_again(engine, tmp_path, request):
         table=Table("t", "id", "at"),
     )
     workspace.models.register("half", bundle.digest, "run", "spec", "data", "test")
-    options = "?partitions=all" if engine.startswith("kafka") else ""
-    arguments = [sys.executable, "-m", "kilter.cli.main", "stream", "half@v1", "--store", str(tmp_path), "--from",
-                 address.format("in") + options, "--to", target.format("out"), "--batch", "40"]  # fmt: skip
-    chance = random.Random(engine)
+    source = pattern.format("in") + ("?partitions=all" if given == "kafka" else "")
+    arguments = [sys.executable, "-m", "kilter.cli.main", "stream", "half@v1", "--store", str(tmp_path), "--from", source,
+                 "--to", target.format("out"), "--batch", "40"]  # fmt: skip
+    chance = random.Random(engines)
     sent = itertools.count()
 
     def feed(count):
-        sink = open_sink(place_of(address.format("in"), "--to"), folder)
+        sink = open_sink(place_of(pattern.format("in"), "--to"), folder)
         rows = [{"id": f"m{next(sent)}", "at": 0, "x": 1.0} for _ in range(count)]
         for row in rows[::97]:
             del row["x"]  # a dead letter
@@ -68,66 +84,61 @@ def test_killed_again_and_again(engine, tmp_path, request):
         sink.close()
 
     feed(PER_LIFE)
-    watched = place_of(target.format("out"), "--to")
+    open_sink(place_of(target.format("out"), "--to"), folder).close()
+    answered, close = _counter(place_of(target.format("out"), "--to"), folder)
     for _ in range(KILLS):
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
-        answered = _answers(watched, folder)
-        before = answered()
-        goal = before + chance.randrange(1, PER_LIFE - 100)
+        goal = answered() + chance.randrange(1, PER_LIFE - 100)
         end = time.monotonic() + 60
-        while answered() < goal:
+        while (now := answered()) < goal:
             assert process.poll() is None, "the scorer ended"
-            assert time.monotonic() < end, f"{answered()} of {goal}"
-            time.sleep(0.001)
+            assert time.monotonic() < end, f"{now} of {goal}"
+            time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
         feed(PER_LIFE)
-    subprocess.run([*arguments, "--drain"], check=True, stdout=subprocess.DEVNULL)
+    close()
+    subprocess.run([*arguments, "--batch", "1000", "--drain"], check=True, stdout=subprocess.DEVNULL)
     total = next(sent)
-    made = _values(watched, folder)
-    dead = _values(watched.sibling("-dead"), folder)
-    keys = sorted([one["key"] for one in made] + [one["id"] for one in dead])
-    assert keys == sorted(f"m{n}" for n in range(total))
+    made = [json.loads(one.value)["key"] for one in _messages(place_of(target.format("out"), "--to"), folder)]
+    dead = _messages(place_of(target.format("out-dead"), "--to"), folder)
+    assert sorted(made + [json.loads(one.value)["id"] for one in dead]) == sorted(f"m{n}" for n in range(total))
+    assert len(dead) == sum(len(range(0, PER_LIFE, 97)) for _ in range(KILLS + 1))
+    assert {one.reason for one in dead} == {"x: the column is missing"}
     log = PredictionLog.open(workspace.prediction_logs(), "stream_half")
-    recorded = [key for _, record in log.read() for key in record.keys]
-    assert sorted(recorded) == sorted(one["key"] for one in made)
+    assert sorted(key for _, record in log.read() for key in record.keys) == sorted(made)
     log.close()
     workspace.close()
 
 
-def _answers(place, folder):
-    """Return a function that counts what was written so far."""
+def _counter(place, folder):
+    """Return what counts the messages of a stream, and what ends it."""
     if place.scheme == "log":
-        from kilter.engines.streams.log import Log
-
         log = Log.open(folder / place.name, readonly=True)
-        counted = [0, -1]
+        counted, last = 0, -1
 
         def count():
-            for position, _ in log.read(counted[1]):
-                counted[0] += 1
-                counted[1] = position
-            return counted[0]
+            nonlocal counted, last
+            for position, _ in log.read(last):
+                counted, last = counted + 1, position
+            return counted
 
-        return count
-    from confluent_kafka import Consumer, TopicPartition
-
-    consumer = Consumer({"bootstrap.servers": place.servers, "group.id": "watch", "log_level": 0})
-    open_sink(place, folder).close()  # waits until the topic is there
-    partitions = list(consumer.list_topics(place.name, timeout=10).topics[place.name].partitions)
-    return lambda: sum(
-        consumer.get_watermark_offsets(TopicPartition(place.name, one), timeout=10)[1] for one in partitions
-    )
+        return count, log.close
+    source = _reader(place, "watch", folder)
+    return source.lag, source.close
 
 
-def _values(place, folder):
-    options = {"partitions": "all"} if place.scheme == "kafka" else {}
-    source = open_source(place._replace(options=options), "reader", str, folder)
-    found = []
-    while True:
-        taken = source.take(10_000, 1.0)
-        found += [json.loads(one.value) for one in taken.messages]
-        if not taken.messages and source.lag() == 0:
-            break
+def _messages(place, folder):
+    source = _reader(place, "reader", folder)
+    found, idle = [], 0
+    while idle < 2:
+        taken = source.take(10_000, 0.1)
+        found += taken.messages
+        idle = 0 if taken.messages or source.lag() else idle + 1
     source.close()
     return found
+
+
+def _reader(place, group, folder):
+    options = {"partitions": "all"} if place.scheme == "kafka" else {}
+    return open_source(place._replace(options=options), group, str, folder)

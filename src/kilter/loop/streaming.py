@@ -6,18 +6,18 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import msgspec
 
-from kilter.core.errors import InvalidInput, KilterError
+from kilter.core.errors import InvalidInput, KilterError, Unavailable
 from kilter.engines.streams.places import open_sink, open_source, place_of
 from kilter.loop.scoring import lookup, version_of
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import fetch
 from kilter.registry.records import ModelVersion
 from kilter.serving.answering.rows import RowReader
-from kilter.serving.recording.predictions import PredictionLog
+from kilter.serving.recording.predictions import PredictionLog, fronts
 from kilter.serving.scoring.model import Scorer
 from kilter.serving.scoring.streams import Answering, StreamScorer, Turn, follow
 
@@ -40,6 +40,7 @@ class StreamPlan(msgspec.Struct, frozen=True, kw_only=True):
         batch: Messages per turn at most.
         drain: End when nothing is left to read.
         look: Seconds between two looks for a new champion, and for what may be recorded.
+        count: Seconds between two counts of the messages that wait.
     """
 
     model: str
@@ -52,6 +53,7 @@ class StreamPlan(msgspec.Struct, frozen=True, kw_only=True):
     batch: int = 4_000
     drain: bool = False
     look: float = 2.0
+    count: float = 10.0
 
 
 def stream(workspace: Workspace, plan: StreamPlan, stopping: Callable[[], bool]) -> Iterator[Turn]:
@@ -94,15 +96,36 @@ def stream(workspace: Workspace, plan: StreamPlan, stopping: Callable[[], bool])
         stack.callback(answers.close)
         letters = open_sink(dead, folder)
         stack.callback(letters.close)
-        scorer = StreamScorer(champion, group, answers, letters, workspace.clock, log=recorded, batch=plan.batch)
+        scorer = StreamScorer(
+            champion,
+            group,
+            answers,
+            letters,
+            workspace.clock,
+            log=recorded,
+            others=lambda front: _log_of(workspace, front),
+            batch=plan.batch,
+        )
         given = open_source(source, group, scorer.mark, folder)
         stack.callback(given.close)
         looked = time.monotonic()
+        counted = looked - plan.count
         for turn in follow(scorer, given, stopping, drain=plan.drain):
-            yield turn
+            waiting = None
+            if time.monotonic() - counted >= plan.count:
+                counted = time.monotonic()
+                with suppress(Unavailable):  # nothing depends on it
+                    waiting = given.lag()
+            yield turn._replace(waiting=waiting)
             if recorded is not None and time.monotonic() - looked >= plan.look:
                 looked = time.monotonic()
                 _obey(workspace, recorded)
+
+
+def _log_of(workspace: Workspace, front: str) -> PredictionLog | None:
+    """Open the prediction log of another front of this workspace."""
+    folder = workspace.prediction_logs()
+    return PredictionLog.open(folder, front) if front in fronts(folder) else None
 
 
 def _obey(workspace: Workspace, recorded: PredictionLog) -> None:

@@ -1,14 +1,80 @@
-"""The contract of streams: what is read is committed with a note, and what was written is found behind a mark."""
+"""The contract of streams: what is read is committed with a note, and what was written is found behind a mark.
+
+Beside it, brokers to test with: librdkafka's own mock of a Kafka cluster, and servers that are started where their program is.
+"""
 
 from __future__ import annotations
 
+import shutil
+import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, Protocol
 
 import pytest
 
 from kilter.engines.streams.port import Message, Outgoing, Sink, Source
+
+_PORTS = {"redis-server": 6379, "nats-server": 4222}
+
+
+@contextmanager
+def kafka_cluster() -> Iterator[str]:
+    """Give the address of librdkafka's mock cluster of one broker, in this process; skip the test without the library.
+
+    It keeps notes beside offsets and groups as Kafka does; a topic has four partitions and is made when it is asked for.
+    """
+    library = pytest.importorskip("confluent_kafka")
+    producer = library.Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock", "log_level": 0})
+    broker = next(iter(producer.list_topics(timeout=10).brokers.values()))
+    yield f"{broker.host}:{broker.port}"
+    del producer
+
+
+@contextmanager
+def broker(program: Literal["redis-server", "nats-server"], folder: Path) -> Iterator[str]:
+    """Start a server and give its address, or that of one at its usual place; skip the test when there is neither.
+
+    Args:
+        program: The server.
+        folder: An empty folder for its files.
+    """
+    pytest.importorskip(program.partition("-")[0])
+    path = shutil.which(program)
+    if path is None:
+        usual = ("127.0.0.1", _PORTS[program])
+        try:
+            socket.create_connection(usual, 1).close()
+        except OSError:
+            pytest.skip(f"{program} is not installed, and nothing answers at {usual[0]}:{usual[1]}")
+        yield f"{usual[0]}:{usual[1]}"
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = {
+        "redis-server": ["--port", str(port), "--save", "", "--bind", "127.0.0.1"],
+        "nats-server": ["-js", "-a", "127.0.0.1", "-p", str(port), "-sd", str(folder)],
+    }[program]
+    process = subprocess.Popen(  # noqa: S603 - a program of the path, with arguments of our own
+        [path, *given], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
+    )
+    try:
+        end = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert time.monotonic() < end, f"{program} did not start"
+                time.sleep(0.05)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
 
 
 class Streams(Protocol):
@@ -184,14 +250,18 @@ class StreamContract:
         again.close()
 
     def test_dead_letters_and_empty_messages_are_written(self, streams: Streams) -> None:
-        """A reason goes beside the value; an empty value is a value."""
+        """A reason goes beside the value, and comes with it; an empty value is a value."""
         sink = streams.sink("out")
-        sink.send([Outgoing("a", b"", b"", "no JSON"), Outgoing("b", b"k", b"\x00\xff")])
+        reason = "at: the value is of the wrong type (allowed: an RFC 3339 time, or seconds since 1970; naïve)"
+        sink.send([Outgoing("a", b"", b"", reason), Outgoing("b", b"k", b"\x00\xff")])
         sink.flush()
         assert sorted(sink.since("")) == ["a", "b"]
         sink.close()
         source = streams.source("out", "g", str)
-        assert sorted(one.value for one in take(source, 2)[0]) == [b"", b"\x00\xff"]
+        assert sorted((one.key, one.value, one.reason) for one in take(source, 2)[0]) == [
+            (b"", b"", reason),
+            (b"k", b"\x00\xff", ""),
+        ]
         source.close()
 
     def test_the_lag_falls(self, streams: Streams, written: Sink) -> None:

@@ -66,12 +66,13 @@ class _Link:
             addresses,
             connect_timeout=5,
             max_reconnect_attempts=2,
-            reconnect_time_wait=1,
+            reconnect_time_wait=0,
             error_cb=_quiet,
             user_credentials=credentials or None,
         )
         await asyncio.wait_for(connecting, _CONNECT_SECONDS)
-        self.client.options["max_reconnect_attempts"] = 60  # who is there once is waited for when it is away
+        # Who was there once is waited for when it is away.
+        self.client.options |= {"max_reconnect_attempts": 60, "reconnect_time_wait": 1}
         self.jetstream = self.client.jetstream(timeout=_PATIENCE)
         try:
             self.stream = await self.jetstream.find_stream_name_by_subject(self.subject)
@@ -166,9 +167,9 @@ class JetStreamSource:
         for one in found:
             sequence = one.metadata.sequence.stream
             self._sequence = sequence
-            messages.append(
-                Message(f"{self._subject}/{sequence}", ((one.headers or {}).get("Key") or "").encode(), one.data)
-            )
+            headers = one.headers or {}
+            key, reason = (headers.get("Key") or "").encode(), headers.get(_REASON) or ""
+            messages.append(Message(f"{self._subject}/{sequence}", key, one.data, reason))
         return Taken(messages)
 
     def commit(self, note: str | None) -> None:

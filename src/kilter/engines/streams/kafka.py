@@ -118,7 +118,9 @@ class KafkaSource:
             if partition not in behind:
                 continue  # another member's since the last commit failed, or this one's again from that commit on
             behind[partition] = offset + 1
-            messages.append(Message(f"{topic}/{partition}/{offset}", one.key() or b"", one.value() or b""))
+            headers = one.headers()
+            reason = _text(dict(headers).get(_REASON)) if headers else ""
+            messages.append(Message(f"{topic}/{partition}/{offset}", one.key() or b"", one.value() or b"", reason))
         notes, self._notes = tuple(self._notes), []
         return Taken(messages, notes)
 
@@ -224,7 +226,7 @@ class KafkaSink:
         )
         self._failed: KafkaError | None = None
         self._asked = _Admin(servers, topic, options or {})
-        self._ends = self._asked.last(self._places())
+        self._ends = self._asked.last(self._places(), IsolationLevel.READ_UNCOMMITTED)
         self._looked = time.monotonic()
 
     def send(self, messages: Sequence[Outgoing]) -> None:
@@ -259,14 +261,14 @@ class KafkaSink:
         """Return the ends of all partitions, as this writer knows them; now and then it looks what others wrote."""
         if time.monotonic() - self._looked > _LOOK_SECONDS:
             self._looked = time.monotonic()
-            self._ends = self._asked.last(self._places())
+            self._ends = self._asked.last(self._places(), IsolationLevel.READ_UNCOMMITTED)
         return msgspec.json.encode(self._ends).decode()
 
     def since(self, mark: str) -> Iterator[str]:
         """Yield the ids of all messages behind a mark."""
         begins = _MARKS.decode(mark) if mark else {}
         places = self._places()
-        lows, ends = self._asked.first(places), self._asked.last(places)
+        lows, ends = self._asked.first(places), self._asked.last(places, IsolationLevel.READ_UNCOMMITTED)
         left = {}
         for part, end in ends.items():
             begin = max(begins.get(part, 0), lows[part])
@@ -281,6 +283,7 @@ class KafkaSink:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
+                "isolation.level": "read_uncommitted",  # an open transaction of somebody else must hide nothing of ours
             }
         )
         try:
@@ -332,10 +335,14 @@ class _Admin:
         self._topic = topic
 
     def first(self, places: Sequence[TopicPartition]) -> dict[int, int]:
-        return self._ask(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # its author left the annotation out
+        earliest = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # its author left the annotation out
+        return self._ask(places, earliest, IsolationLevel.READ_COMMITTED)
 
-    def last(self, places: Sequence[TopicPartition]) -> dict[int, int]:
-        return self._ask(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # its author left the annotation out
+    def last(
+        self, places: Sequence[TopicPartition], isolation: IsolationLevel = IsolationLevel.READ_COMMITTED
+    ) -> dict[int, int]:
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # its author left the annotation out
+        return self._ask(places, latest, isolation)
 
     def committed(self, group: str, places: Sequence[TopicPartition]) -> dict[int, int]:
         asked = ConsumerGroupTopicPartitions(group, list(places))
@@ -345,12 +352,10 @@ class _Admin:
         except KafkaException as error:
             raise _failed(error, self._topic) from error
 
-    def _ask(self, places: Sequence[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
+    def _ask(self, places: Sequence[TopicPartition], spec: OffsetSpec, isolation: IsolationLevel) -> dict[int, int]:
         asked = dict.fromkeys(places, spec)
         try:
-            found = self._admin.list_offsets(
-                asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_PATIENCE
-            )
+            found = self._admin.list_offsets(asked, isolation_level=isolation, request_timeout=_PATIENCE)
             return {place.partition: int(one.result().offset) for place, one in found.items()}
         except KafkaException as error:
             raise _failed(error, self._topic) from error

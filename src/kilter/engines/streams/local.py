@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from kilter.core.errors import Conflict, Damaged, InvalidInput
+from kilter.core.errors import Conflict, Damaged, Expired, InvalidInput
 from kilter.engines.streams.log import Log
 from kilter.engines.streams.port import Message, Outgoing, Taken
 
@@ -150,8 +150,14 @@ class LogSink:
         return str(self._log.end())
 
     def since(self, mark: str) -> Iterator[str]:
-        """Yield the ids of all messages behind a mark."""
-        for _, payload in self._log.read(int(mark or -1)):
+        """Yield the ids of all messages behind a mark, of those that are kept."""
+        try:
+            yield from self._ids(int(mark or -1))
+        except Expired:
+            yield from self._ids(-1)
+
+    def _ids(self, after: int) -> Iterator[str]:
+        for _, payload in self._log.read(after):
             if payload[:1] == _FRAMED:
                 yield _DECODER.decode(payload)[0]
 
@@ -162,6 +168,6 @@ class LogSink:
 
 def _message(name: str, position: int, payload: bytes) -> Message:
     if payload[:1] == _FRAMED:
-        _, key, value, _ = _DECODER.decode(payload)
-        return Message(f"{name}/{position}", key, value)
+        _, key, value, reason = _DECODER.decode(payload)
+        return Message(f"{name}/{position}", key, value, reason)
     return Message(f"{name}/{position}", b"", payload)

@@ -20,11 +20,13 @@ class Message(NamedTuple):
         id: Where it lies: the same for every reader, and for every reading.
         key: Its key; may be empty.
         value: Its bytes.
+        reason: Why it is a dead letter; empty otherwise.
     """
 
     id: str
     key: bytes
     value: bytes
+    reason: str = ""
 
 
 class Outgoing(NamedTuple):

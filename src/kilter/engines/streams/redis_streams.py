@@ -91,7 +91,13 @@ class RedisSource:
         notes, self._notes = self._notes, ()
         name = self._stream
         messages = [
-            Message(f"{name}/{place.decode()}", found.get(b"key", b""), _value(found)) for place, found in entries
+            Message(
+                f"{name}/{place.decode()}",
+                found.get(b"key", b""),
+                found.get(b"value", b""),
+                found.get(b"reason", b"").decode("utf-8", "replace"),
+            )
+            for place, found in entries
         ]
         return Taken(messages, notes)
 
@@ -284,10 +290,6 @@ def _client(server: str, options: Mapping[str, str]) -> redis.Redis:
 
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _value(fields: dict[bytes, bytes]) -> bytes:
-    return fields.get(b"value", b"")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,11 +21,11 @@ import msgspec
 import numpy as np
 
 from kilter.core.clock import Clock
-from kilter.core.errors import InvalidInput, KilterError
+from kilter.core.errors import Expired, InvalidInput, KilterError, NotFound
 from kilter.engines.streams.port import Message, Outgoing, Sink, Source
 from kilter.serving.answering.rows import RowReader, moment
 from kilter.serving.recording.predictions import PredictionLog, prediction_id
-from kilter.serving.records import Arm, Item, PredictionBatch
+from kilter.serving.records import Arm, Item, PredictionBatch, Record
 from kilter.serving.scoring.model import Scorer
 
 if TYPE_CHECKING:
@@ -62,19 +63,22 @@ class Turn(NamedTuple):
         answered: Of them, those that got an answer now.
         dead: Those that can't be used.
         skipped: Those that had been answered before a kill.
+        waiting: Messages that had not been read then, as far as that is known; None when nobody looked.
     """
 
     taken: int
     answered: int
     dead: int
     skipped: int
+    waiting: int | None = None
 
 
 class _Note(msgspec.Struct, frozen=True, array_like=True):
-    """What stands beside a commit: the marks of the answers, of the dead letters and of the prediction log."""
+    """What stands beside a commit: the marks of the answers, of the dead letters and of a front's prediction log."""
 
     answers: str
     dead: str
+    front: str
     log: int
 
 
@@ -98,6 +102,8 @@ class StreamScorer:
         dead: Where messages go that can't be used.
         clock: The time of records.
         log: Where predictions are recorded; None to record none.
+        others: Opens the prediction log of another front, to read: that of a member whose messages are this one's now. None when it is
+            not on this machine.
         batch: Messages per turn at most: it bounds the memory.
     """
 
@@ -110,6 +116,7 @@ class StreamScorer:
         clock: Clock,
         *,
         log: PredictionLog | None,
+        others: Callable[[str], PredictionLog | None] = lambda _front: None,
         batch: int = 4_000,
     ) -> None:
         self._answering = answering
@@ -118,14 +125,15 @@ class StreamScorer:
         self._dead = dead
         self._clock = clock
         self._log = log
+        self._others = others
         self._batch = batch
         self._known: set[str] = set()
         self._recorded: dict[str, tuple[str, int, tuple[float, ...]]] = {}
 
     def mark(self) -> str:
         """Return the note of a commit: nothing that is written from now on lies before it."""
-        end = -1 if self._log is None else self._log.end()
-        return _ENCODE(_Note(self._answers.mark(), self._dead.mark(), end)).decode()
+        front, end = ("", -1) if self._log is None else (self._log.front, self._log.end())
+        return _ENCODE(_Note(self._answers.mark(), self._dead.mark(), front, end)).decode()
 
     def turn(self, source: Source, wait: float) -> Turn:
         """Answer the next messages.
@@ -137,6 +145,7 @@ class StreamScorer:
         Raises:
             Unavailable: When a stream can't be reached; nothing of the turn is committed then.
             Conflict: When another process has taken over.
+            InvalidInput: When the group's commits were not made by a scorer.
         """
         taken = source.take(self._batch, wait)
         for note in dict.fromkeys(taken.notes):
@@ -167,13 +176,27 @@ class StreamScorer:
 
     def _recall(self, text: str) -> None:
         """Find out what was made of messages behind a commit already."""
-        note = msgspec.json.decode(text, type=_Note) if text else _Note("", "", -1)
+        front = "" if self._log is None else self._log.front
+        try:
+            note = msgspec.json.decode(text, type=_Note) if text else _Note("", "", front, -1)
+        except msgspec.MsgspecError as error:
+            raise InvalidInput(
+                "the group's commits are another program's", where=self._group, fix="choose another --group"
+            ) from error
         prefix = f"{self._group}/"
         for sink, mark in ((self._answers, note.answers), (self._dead, note.dead)):
             self._known.update(one for one in sink.since(mark) if one.startswith(prefix))
-        if self._log is None:
+        if self._log is None or not note.front:
             return
-        for position, record in self._log.read(note.log):
+        if note.front == self._log.front:
+            self._remember(self._log, note.log, prefix)
+        elif (other := self._others(note.front)) is not None:
+            with closing(other):
+                self._remember(other, note.log, prefix)
+
+    def _remember(self, log: PredictionLog, after: int, prefix: str) -> None:
+        """Find out which predictions were recorded behind a position."""
+        for position, record in _kept(log, after):
             if not isinstance(record, PredictionBatch):
                 continue
             width = record.width
@@ -181,7 +204,7 @@ class StreamScorer:
                 if not item.key.startswith(prefix):
                     continue
                 values = tuple(record.values[row * width : (row + 1) * width])
-                made = prediction_id(self._log.front, position, row)
+                made = prediction_id(log.front, position, row)
                 self._recorded[item.key] = (made, record.versions[row], values)
 
     def _answer(self, messages: Sequence[tuple[Message, str]]) -> list[Outgoing]:
@@ -296,6 +319,14 @@ def follow(
         if drain and began and not turn.taken and source.lag() == 0:
             return
         began = True
+
+
+def _kept(log: PredictionLog, after: int) -> Iterator[tuple[int, Record]]:
+    """Yield the records behind a position; all that are kept when those next to it were removed for their age."""
+    try:
+        yield from log.read(after)
+    except (Expired, NotFound):
+        yield from log.read()
 
 
 def _read(message: Message, reader: RowReader) -> tuple[dict[str, Any], list[float]]:
