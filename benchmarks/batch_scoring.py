@@ -30,7 +30,7 @@ import xgboost
 from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
 from kilter.engines.files.reading import batches, pieces
-from kilter.loop.scoring import score
+from kilter.loop.versions.scoring import score
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import package
 

@@ -31,7 +31,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from kilter.core.errors import KilterError
-from kilter.loop.deploy import packaged
+from kilter.loop.versions.deploy import packaged
 from kilter.packaging.forms import _forms
 from kilter.packaging.loading import load_model
 

@@ -32,7 +32,7 @@ from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
 from kilter.engines.streams.places import open_sink, open_source, place_of
 from kilter.engines.streams.port import Outgoing
-from kilter.loop.streaming import StreamPlan, stream
+from kilter.loop.versions.streaming import StreamPlan, stream
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import package
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     )
     from kilter.features.declare import FeatureView, count, features, latest, maximum, mean, minimum, total
     from kilter.loop.declare import Loop, Retrain
-    from kilter.loop.deploy import deploy
-    from kilter.loop.scoring import score
+    from kilter.loop.versions.deploy import deploy
+    from kilter.loop.versions.scoring import score
     from kilter.loop.workspace import Workspace, connect
     from kilter.monitoring.declare import Monitor, calibration, decay, drift
     from kilter.release.declare import Agreement, Business, Canary, Errors, Freeze, Latency, Shadow
@@ -118,8 +118,8 @@ _HOMES = {
         "total",
     ),
     "kilter.loop.declare": ("Loop", "Retrain"),
-    "kilter.loop.deploy": ("deploy",),
-    "kilter.loop.scoring": ("score",),
+    "kilter.loop.versions.deploy": ("deploy",),
+    "kilter.loop.versions.scoring": ("score",),
     "kilter.loop.workspace": ("Workspace", "connect"),
     "kilter.monitoring.declare": ("Monitor", "calibration", "decay", "drift"),
     "kilter.release.declare": ("Agreement", "Business", "Canary", "Errors", "Freeze", "Latency", "Shadow"),

@@ -36,8 +36,8 @@ from examples.flights.stage import Stage
 from kilter import Label
 from kilter.journal.records import Event
 from kilter.loop.decide import decide
-from kilter.loop.invariants import Watch
 from kilter.loop.records import ActionFailed, Actions, Applied, Events, LoopState, Notify
+from kilter.loop.simulation.invariants import Watch
 from kilter.loop.workspace import Workspace
 from kilter.monitoring.labels import LabelJoin
 from kilter.registry.tables import versions

@@ -12,7 +12,7 @@ import pytest
 
 from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
-from kilter.loop.scoring import score
+from kilter.loop.versions.scoring import score
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import package
 from kilter.packaging.constant import Constant

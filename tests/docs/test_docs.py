@@ -16,7 +16,7 @@ import pytest
 from kilter.cli.arguments import parse
 from kilter.cli.main import GROUPS
 from kilter.core.errors import InvalidInput
-from kilter.loop.spec import load, spec_of
+from kilter.loop.declaration.spec import load, spec_of
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "flights" / "flight_delay.py"

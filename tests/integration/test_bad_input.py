@@ -17,7 +17,7 @@ import pytest
 from kilter.cli.main import main
 from kilter.core.errors import Damaged
 from kilter.engines.streams.log import Log
-from kilter.loop import sources
+from kilter.loop.declaration import sources
 from kilter.loop.workspace import Workspace
 from kilter.serving.front.http import Limits
 from kilter.serving.recording.predictions import PredictionLog

@@ -7,7 +7,7 @@ from datetime import timedelta
 import polars as pl
 
 from kilter.loop.building import fit
-from kilter.loop.sources import declaration
+from kilter.loop.declaration.sources import declaration
 
 WINDOWS = 'data=(Window(train="30d", holdout="7d"), Window(train="10d", holdout="7d"), Window(train="10d", holdout="7d", mode="expand")),'
 

@@ -21,8 +21,8 @@ import kilter
 from kilter.cli import export
 from kilter.cli.main import main
 from kilter.core.errors import Conflict, Damaged, Forbidden, InvalidInput
-from kilter.loop.exported import command, prepare, trimming
-from kilter.loop.exporting import TARGETS
+from kilter.loop.versions.exported import command, prepare, trimming
+from kilter.loop.versions.exporting import TARGETS
 from kilter.loop.workspace import Workspace
 from kilter.packaging.export.clouds import vertex_files
 from kilter.packaging.export.container import Exposed

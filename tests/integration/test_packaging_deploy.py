@@ -193,7 +193,7 @@ def test_through_a_server(data, tmp_path):
                     break
                 except (Unavailable, Forbidden):
                     continue
-            from kilter.loop.deploy import deploy_to, packaged
+            from kilter.loop.versions.deploy import deploy_to, packaged
 
             deployed = deploy_to(remote, logistic(X, y), name="churn", example=X[:5])
             assert deployed.reference == "churn@v1"

@@ -9,7 +9,7 @@ import pytest
 
 from kilter.core.errors import InvalidInput
 from kilter.engines.objects.store import ObjectStore
-from kilter.loop.deploy import packaged
+from kilter.loop.versions.deploy import packaged
 from kilter.packaging.bundle import Runtime, fetch, keep
 from kilter.packaging.constant import Constant
 from kilter.packaging.forms import choose

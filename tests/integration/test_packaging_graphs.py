@@ -9,7 +9,7 @@ import pytest
 
 import kilter
 from kilter.core.errors import Damaged, Forbidden, InvalidInput
-from kilter.loop.deploy import packaged
+from kilter.loop.versions.deploy import packaged
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import Runtime, load
 from kilter.packaging.graph import Graph, Step

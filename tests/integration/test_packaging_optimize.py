@@ -9,7 +9,7 @@ import pytest
 
 import kilter
 from kilter.cli.main import main
-from kilter.loop.optimizing import optimize
+from kilter.loop.versions.optimizing import optimize
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import load
 

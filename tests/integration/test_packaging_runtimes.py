@@ -15,7 +15,7 @@ import pytest
 import kilter
 from kilter.core.digests import digest
 from kilter.core.errors import Damaged, Forbidden, InvalidInput, Unavailable
-from kilter.loop.deploy import packaged
+from kilter.loop.versions.deploy import packaged
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import Runtime, load
 from kilter.packaging.files import read_model

@@ -11,7 +11,7 @@ import pytest
 import kilter
 from kilter.cli.main import main
 from kilter.core.errors import InvalidInput, NotFound
-from kilter.loop.sizing import Bench, bench, plan
+from kilter.loop.versions.sizing import Bench, bench, plan
 from kilter.loop.workspace import Workspace
 from kilter.serving.load import Point
 
@@ -111,7 +111,7 @@ def test_rows_that_are_looked_up_are_asked_by_their_entity(tmp_path):
     from kilter.data.encoding import Encoding
     from kilter.features.declare import features, mean
     from kilter.features.spec import spec_of
-    from kilter.loop.sizing import _requests
+    from kilter.loop.versions.sizing import _requests
     from kilter.packaging.bundle import fetch, package
     from kilter.packaging.constant import Constant
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kilter.loop.simulator import simulate
+from kilter.loop.simulation.simulator import simulate
 
 CHUNK = 320
 CHUNKS = 32  # 10,240 schedules

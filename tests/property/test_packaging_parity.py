@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kilter.core.errors import Damaged, InvalidInput, NotFound
 from kilter.engines.objects.store import ObjectStore
-from kilter.loop.deploy import packaged
+from kilter.loop.versions.deploy import packaged
 from kilter.packaging.bundle import Parts, Runtime, fetch, keep, load
 from kilter.packaging.forms import _as_onnx, _folded
 
@@ -136,7 +136,7 @@ def test_a_row_is_answered_alike_alone_and_among_others(name, matrix):
 
 def test_the_same_model_has_the_same_digest_in_every_process():
     program = (
-        "import numpy as np; from kilter.loop.deploy import packaged; from kilter.core.digests import digest_json;"
+        "import numpy as np; from kilter.loop.versions.deploy import packaged; from kilter.core.digests import digest_json;"
         "from sklearn.linear_model import LogisticRegression; from sklearn.pipeline import make_pipeline;"
         "from sklearn.preprocessing import StandardScaler; import lightgbm; junk = [object() for _ in range({})];"
         "X = np.random.default_rng(0).normal(size=(60, 3)); y = (X[:, 0] > 0).astype(int);"

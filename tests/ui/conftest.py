@@ -24,6 +24,7 @@ from kilter.core.digests import digest_json
 from kilter.core.evidence import Finding, Interval, worst
 from kilter.engines.clock import SharedClock
 from kilter.evaluation.declare import log_loss
+from kilter.loop.declaration.spec import load_source
 from kilter.loop.records import (
     Actions,
     AlarmCleared,
@@ -43,7 +44,6 @@ from kilter.loop.records import (
     TrafficSet,
     TrainingFinished,
 )
-from kilter.loop.spec import load_source
 from kilter.loop.store import Store
 from kilter.loop.summary import traffic_of
 from kilter.loop.workspace import Workspace

@@ -12,7 +12,7 @@ from kilter.core.durations import parse_duration
 from kilter.core.errors import GateRefused, InvalidInput
 
 if TYPE_CHECKING:
-    from kilter.loop.sizing import Bench
+    from kilter.loop.versions.sizing import Bench
     from kilter.serving.load import Point
 
 _TEXT = """\
@@ -40,7 +40,7 @@ def build(parser: Parser, _command: str) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from kilter.loop.sizing import bench  # noqa: PLC0415 - opens the way to every room
+    from kilter.loop.versions.sizing import bench  # noqa: PLC0415 - opens the way to every room
 
     try:
         callers = [int(text) for text in options.callers.split(",")]

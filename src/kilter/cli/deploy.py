@@ -30,7 +30,7 @@ def build(parser: Parser, _command: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from kilter.loop.deploy import deploy_to  # noqa: PLC0415 - numpy and the rooms, after the arguments were checked
+    from kilter.loop.versions.deploy import deploy_to  # noqa: PLC0415 - numpy and the rooms, after the arguments were checked
     from kilter.packaging.examples import made_up, read_table  # noqa: PLC0415
     from kilter.packaging.files import read_model  # noqa: PLC0415
 

@@ -39,7 +39,7 @@ def build(parser: Parser, _command: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from kilter.loop.exporting import export  # noqa: PLC0415 - numpy and the rooms, after the arguments were checked
+    from kilter.loop.versions.exporting import export  # noqa: PLC0415 - numpy and the rooms, after the arguments were checked
     from kilter.packaging.export.platform import Sizing  # noqa: PLC0415
 
     if options.canary is not None and options.target != "kserve":

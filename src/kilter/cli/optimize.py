@@ -11,7 +11,7 @@ from kilter.cli.output import answer, say, table
 from kilter.cli.target import connected, who
 
 if TYPE_CHECKING:
-    from kilter.loop.optimizing import Optimized
+    from kilter.loop.versions.optimizing import Optimized
 
 
 def build(parser: Parser, _command: str) -> None:
@@ -29,7 +29,7 @@ def build(parser: Parser, _command: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from kilter.loop.optimizing import optimize  # noqa: PLC0415 - numpy and the rooms, after the arguments were checked
+    from kilter.loop.versions.optimizing import optimize  # noqa: PLC0415 - numpy and the rooms, after the arguments were checked
 
     def tell(line: str) -> None:
         if not options.json:

@@ -51,7 +51,7 @@ def _score(options: argparse.Namespace) -> None:
     name = store_name(options)
     if name.startswith(("http://", "https://")):
         raise InvalidInput("rows are scored where the models are", where="--store", fix="give the store itself")
-    from kilter.loop.scoring import score, transform  # noqa: PLC0415 - Polars and all rooms
+    from kilter.loop.versions.scoring import score, transform  # noqa: PLC0415 - Polars and all rooms
     from kilter.loop.workspace import Workspace  # noqa: PLC0415
 
     workspace = Workspace.open(name, home=options.home)

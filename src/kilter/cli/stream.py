@@ -49,7 +49,7 @@ def _stream(options: argparse.Namespace) -> None:
     name = store_name(options)
     if name.startswith(("http://", "https://")):
         raise InvalidInput("streams are scored where the models are", where="--store", fix="give the store itself")
-    from kilter.loop.streaming import StreamPlan, stream  # noqa: PLC0415 - Polars and all rooms
+    from kilter.loop.versions.streaming import StreamPlan, stream  # noqa: PLC0415 - Polars and all rooms
     from kilter.loop.workspace import Workspace  # noqa: PLC0415
 
     plan = StreamPlan(

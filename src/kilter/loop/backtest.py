@@ -53,7 +53,7 @@ from kilter.loop.records import (
     TrainingFailed,
     TrainingFinished,
 )
-from kilter.loop.steps import canary_of, primary_metric, shadow_of
+from kilter.loop.rules.steps import canary_of, primary_metric, shadow_of
 from kilter.loop.summary import traffic_of
 from kilter.monitoring.declare import Drift
 from kilter.monitoring.profile import ReferenceProfile

@@ -46,7 +46,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from kilter.loop.freeze_rules import freeze_requested, unfreeze_requested
 from kilter.loop.records import (
     ActionFailed,
     Actions,
@@ -72,7 +71,8 @@ from kilter.loop.records import (
     TrainingFinished,
     UnfreezeRequested,
 )
-from kilter.loop.release_rules import (
+from kilter.loop.rules.freeze import freeze_requested, unfreeze_requested
+from kilter.loop.rules.release import (
     approved,
     canary_judged,
     examine_canary,
@@ -83,9 +83,9 @@ from kilter.loop.release_rules import (
     traffic_set,
     unload_previous,
 )
-from kilter.loop.request_rules import pause_requested, promote_requested, resume_requested, rollback_requested
-from kilter.loop.retry_rules import action_failed, retry
-from kilter.loop.training_rules import (
+from kilter.loop.rules.requests import pause_requested, promote_requested, resume_requested, rollback_requested
+from kilter.loop.rules.retries import action_failed, retry
+from kilter.loop.rules.training import (
     alarm_cleared,
     alarm_raised,
     applied,
@@ -94,7 +94,7 @@ from kilter.loop.training_rules import (
     training_failed,
     training_finished,
 )
-from kilter.loop.turn import Rule, Turn
+from kilter.loop.rules.turn import Rule, Turn
 
 ON: dict[type[LoopEvent], Callable[[Turn, Any], None]] = {
     Applied: applied,

@@ -23,6 +23,7 @@ from kilter.engines.sql.lease import Lease
 from kilter.loop import jobs
 from kilter.loop.building import table_of
 from kilter.loop.decide import decide, pending_actions
+from kilter.loop.declaration.sources import declaration
 from kilter.loop.declare import AnyLoop
 from kilter.loop.experiments import carried
 from kilter.loop.ledger import Ledger, Row
@@ -48,8 +49,7 @@ from kilter.loop.records import (
     TrainingFailed,
     TrainingFinished,
 )
-from kilter.loop.sources import declaration
-from kilter.loop.steps import canary_of, primary_metric, shadow_of
+from kilter.loop.rules.steps import canary_of, primary_metric, shadow_of
 from kilter.loop.summary import traffic_of
 from kilter.loop.workspace import Workspace
 from kilter.monitoring.labels import LabelJoin

@@ -13,9 +13,9 @@ import msgspec
 
 from kilter.core.errors import DeclarationError, InvalidInput, NotFound
 from kilter.core.words import did_you_mean
+from kilter.loop.declaration.spec import BUDGET_ALLOWED, parse_budget
 from kilter.loop.declare import ApprovalRule
 from kilter.loop.declare import Environment as EnvironmentName
-from kilter.loop.spec import BUDGET_ALLOWED, parse_budget
 from kilter.release.freeze import parse as parse_window
 from kilter.serving.recording.retention import Retention, check_keep, parse_size
 from kilter.serving.settings import Settings, settings_of

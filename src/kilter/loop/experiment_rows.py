@@ -20,9 +20,9 @@ from kilter.data.service import DataService
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
 from kilter.loop.building import table_of
+from kilter.loop.declaration.sources import declaration
 from kilter.loop.ledger import Ledger
-from kilter.loop.sources import declaration
-from kilter.loop.steps import primary_metric
+from kilter.loop.rules.steps import primary_metric
 from kilter.monitoring.labels import LabelJoin
 from kilter.release.evidence import outcome
 from kilter.release.experiment import Places, Units, goodness

@@ -22,7 +22,7 @@ from kilter.data.service import DataService
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
 from kilter.journal.service import Journal
-from kilter.loop.experiment_checks import check_experiment
+from kilter.loop.declaration.experiment_checks import check_experiment
 from kilter.loop.experiment_rows import ExperimentRows
 from kilter.loop.ledger import Fence, Ledger
 from kilter.loop.records import FreezeRequested, UnfreezeRequested

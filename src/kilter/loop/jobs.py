@@ -39,8 +39,8 @@ from kilter.loop.building import (
     table_of,
     views_of,
 )
+from kilter.loop.declaration.sources import declaration
 from kilter.loop.declare import AnyLoop
-from kilter.loop.sources import declaration
 from kilter.loop.store import Store
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import load, package

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kilter.loop.spec import ColumnsSpec, LoopSpec
+from kilter.loop.declaration.spec import ColumnsSpec, LoopSpec
 from kilter.monitoring.declare import Drift
 
 

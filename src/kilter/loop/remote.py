@@ -7,10 +7,10 @@ from typing import Protocol, TypeVar
 
 from kilter.data.service import DataService
 from kilter.features.service import FeatureService
-from kilter.loop.deployments import DeploymentService
 from kilter.loop.events import JournalService
 from kilter.loop.experiments import ExperimentService
 from kilter.loop.service import LoopService
+from kilter.loop.versions.deployments import DeploymentService
 from kilter.monitoring.service import MonitorService
 from kilter.operations.client import Remote
 from kilter.registry.service import ModelService

@@ -22,12 +22,12 @@ from kilter.features.spec import spec_of as view_spec
 from kilter.journal.records import Event
 from kilter.journal.service import Journal
 from kilter.loop.building import views_of
-from kilter.loop.checks import require
+from kilter.loop.declaration.checks import require
+from kilter.loop.declaration.plan import plan
+from kilter.loop.declaration.spec import Declared, LoopSpec, load_source, policy_of, spec_from_json, spec_of
 from kilter.loop.declare import ApprovalRule, Environment
 from kilter.loop.drill import Drill, last_drill, note, rehearse
-from kilter.loop.freeze_rules import freeze_reason, is_frozen
 from kilter.loop.ledger import Ledger, Row
-from kilter.loop.plan import plan
 from kilter.loop.recorded import watched_inputs
 from kilter.loop.records import (
     Applied,
@@ -42,7 +42,7 @@ from kilter.loop.records import (
     RollbackRequested,
     UnfreezeRequested,
 )
-from kilter.loop.spec import Declared, LoopSpec, load_source, policy_of, spec_from_json, spec_of
+from kilter.loop.rules.freeze import freeze_reason, is_frozen
 from kilter.loop.status import LoopStatus, Planned
 from kilter.loop.summary import summary
 from kilter.loop.tables import loops, specs

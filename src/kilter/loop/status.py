@@ -6,8 +6,8 @@ from datetime import datetime
 
 import msgspec
 
+from kilter.loop.declaration.plan import Change
 from kilter.loop.drill import Drill
-from kilter.loop.plan import Change
 from kilter.loop.summary import Summary
 
 

@@ -7,12 +7,12 @@ from typing import Literal
 
 import msgspec
 
-from kilter.loop.freeze_rules import clear_from, freeze_reason
 from kilter.loop.records import LoopState, Promote, RollBack, SetTraffic, Stage, Traffic, Work
-from kilter.loop.release_rules import UNSEEN
-from kilter.loop.retry_rules import due_at
-from kilter.loop.training_rules import affordable, budget_left, cooled, scheduled, wanted
-from kilter.loop.turn import TRAFFIC, later
+from kilter.loop.rules.freeze import clear_from, freeze_reason
+from kilter.loop.rules.release import UNSEEN
+from kilter.loop.rules.retries import due_at
+from kilter.loop.rules.training import affordable, budget_left, cooled, scheduled, wanted
+from kilter.loop.rules.turn import TRAFFIC, later
 
 _STAGES: dict[Work, Stage] = {
     "gating": "candidate",

@@ -24,13 +24,13 @@ from kilter.engines.tables.store import TableStore
 from kilter.features.online import OnlineFeatures
 from kilter.features.service import FeatureService
 from kilter.journal.service import Journal
-from kilter.loop.deployments import DeploymentService
 from kilter.loop.events import JournalService
 from kilter.loop.experiments import ExperimentService
 from kilter.loop.recorded import watched_inputs
 from kilter.loop.remote import SERVICES, Kilter, RemoteKilter
 from kilter.loop.service import LoopService
 from kilter.loop.store import DEFAULT_STORE, Store
+from kilter.loop.versions.deployments import DeploymentService
 from kilter.monitoring.service import MonitorService
 from kilter.operations.table import Registry, collect
 from kilter.registry.service import ModelService

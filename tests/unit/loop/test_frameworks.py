@@ -10,7 +10,7 @@ import pytest
 
 from kilter.core.errors import DeclarationError
 
-LIGHT = "import sys; from kilter.loop.checks import check; from kilter.loop.spec import load_source, spec_of; "
+LIGHT = "import sys; from kilter.loop.declaration.checks import check; from kilter.loop.declaration.spec import load_source, spec_of; "
 FLIGHTS = "examples/flights/flight_delay.py"
 
 
@@ -64,7 +64,7 @@ def test_what_is_used_is_the_real_thing():
                 return "singular"
     """)
     code = f"""
-from kilter.loop.frameworks import Later, import_now, importing_later
+from kilter.loop.declaration.frameworks import Later, import_now, importing_later
 space = {{"__name__": "file", "__builtins__": importing_later()}}
 exec({file!r}, space)
 assert space["early"] == 0.5, space["early"]
@@ -81,7 +81,7 @@ print(first[:4])
 
 
 def test_a_framework_that_is_not_there_is_told_when_the_file_is_read():
-    from kilter.loop.spec import load_source
+    from kilter.loop.declaration.spec import load_source
 
     with pytest.raises(DeclarationError, match="No module named 'catboost'") as caught:
         load_source("from catboost import CatBoostClassifier\n", "file.py")
@@ -90,7 +90,7 @@ def test_a_framework_that_is_not_there_is_told_when_the_file_is_read():
 
 def test_a_name_that_a_framework_does_not_have_is_told_before_a_function_runs():
     code = """
-from kilter.loop.frameworks import import_now, importing_later
+from kilter.loop.declaration.frameworks import import_now, importing_later
 space = {"__builtins__": importing_later()}
 exec("from sklearn import nonsense", space)
 try:
@@ -104,7 +104,7 @@ except ImportError as error:
 def test_other_imports_and_other_files_are_left_alone():
     code = """
 import builtins
-from kilter.loop.frameworks import importing_later
+from kilter.loop.declaration.frameworks import importing_later
 before = builtins.__import__
 space = {"__builtins__": importing_later()}
 exec("import json, polars as pl; from sklearn import base", space)

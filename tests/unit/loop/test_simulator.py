@@ -7,7 +7,6 @@ import pytest
 from msgspec.structs import replace
 
 from kilter.loop.decide import decide
-from kilter.loop.invariants import Decide
 from kilter.loop.records import (
     ActionFailed,
     Actions,
@@ -27,7 +26,8 @@ from kilter.loop.records import (
     TrafficSet,
     TrainingFinished,
 )
-from kilter.loop.simulator import simulate
+from kilter.loop.simulation.invariants import Decide
+from kilter.loop.simulation.simulator import simulate
 
 Decided = tuple[LoopState, tuple[Actions, ...]]
 DEFECTS: list[tuple[Decide, str]] = []

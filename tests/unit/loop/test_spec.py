@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from kilter.core.errors import DeclarationError, InvalidInput
-from kilter.loop.plan import plan, rebuilds
-from kilter.loop.spec import (
+from kilter.loop.declaration.plan import plan, rebuilds
+from kilter.loop.declaration.spec import (
     Declared,
     load,
     load_all,
@@ -80,7 +80,7 @@ def test_the_example_is_loaded_and_has_one_digest_everywhere(tmp_path: Path) -> 
     assert first.name == "flight-delay"
     specs = [spec_of(first), spec_of(load(copy)), spec_of(load_source(first.text, "stored.py"))]
     assert len({spec.digest for spec in specs}) == 1
-    program = f"from kilter.loop.spec import load, spec_of; print(spec_of(load({str(copy)!r})).digest)"
+    program = f"from kilter.loop.declaration.spec import load, spec_of; print(spec_of(load({str(copy)!r})).digest)"
     other = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, env={"PYTHONHASHSEED": "7"}
     )

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from kilter.core.errors import DeclarationError
-from kilter.loop.checks import check, require
-from kilter.loop.spec import load, load_source
+from kilter.loop.declaration.checks import check, require
+from kilter.loop.declaration.spec import load, load_source
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "flights" / "flight_delay.py"
 

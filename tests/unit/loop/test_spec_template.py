@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import kilter
-from kilter.loop.checks import check
+from kilter.loop.declaration.checks import check
+from kilter.loop.declaration.spec import load, spec_of
 from kilter.loop.environment import load_environment
-from kilter.loop.spec import load, spec_of
 
 TEMPLATES = Path(kilter.__file__).parent / "cli" / "templates"
 

@@ -15,7 +15,7 @@ from kilter.data.encoding import Encoding
 from kilter.engines.files.reading import batches, pieces
 from kilter.engines.location import locate
 from kilter.engines.tables.paths import append_once
-from kilter.loop.scoring import score, transform
+from kilter.loop.versions.scoring import score, transform
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import package
 

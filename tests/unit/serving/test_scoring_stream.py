@@ -15,7 +15,7 @@ from kilter.data.encoding import Encoding
 from kilter.engines.streams.local import LogSink, LogSource
 from kilter.engines.streams.log import Log
 from kilter.engines.streams.port import Outgoing
-from kilter.loop.streaming import StreamPlan, stream
+from kilter.loop.versions.streaming import StreamPlan, stream
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import fetch, load, package
 from kilter.packaging.constant import Constant

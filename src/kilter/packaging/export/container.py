@@ -22,7 +22,7 @@ HOME = "/opt/kilter"
 STORE = "/var/lib/kilter"
 USER = 10001
 PORT = 8080
-MODULE = "kilter.loop.exported"
+MODULE = "kilter.loop.versions.exported"
 
 _DOCKERFILE = """\
 # {title}

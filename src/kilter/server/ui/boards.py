@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import date
 
-from kilter.loop.spec import PolicySpec
+from kilter.loop.declaration.spec import PolicySpec
 from kilter.monitoring.records import Histogram
 from kilter.server.ui.reading import Reading
 from kilter.server.ui.records import Alarm, Arm, Bar, Declared, Distribution, Heat, Most, Role, Traffic, VersionRow

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from kilter.loop.declaration.spec import ColumnsSpec, ViewSpec
 from kilter.loop.records import Work
-from kilter.loop.spec import ColumnsSpec, ViewSpec
 from kilter.server.ui import words
 from kilter.server.ui.reading import Reading
 from kilter.server.ui.records import Gauge, Picture, Station, StationKey, Status, Token, Tone

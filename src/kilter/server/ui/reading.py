@@ -14,8 +14,8 @@ from kilter.core.clock import SystemClock
 from kilter.core.errors import NotFound
 from kilter.core.evidence import Finding, Verdict
 from kilter.journal.records import Event
+from kilter.loop.declaration.spec import LoopSpec
 from kilter.loop.ledger import Row
-from kilter.loop.spec import LoopSpec
 from kilter.loop.status import LoopStatus
 from kilter.loop.workspace import Workspace
 from kilter.monitoring.records import Alert, DailyRow, HeatmapCell

@@ -9,8 +9,8 @@ import msgspec
 
 from kilter.core.digests import canonical_json, digest
 from kilter.core.errors import InvalidInput, NotFound
-from kilter.loop.optimizing import parts_of
 from kilter.loop.remote import Kilter
+from kilter.loop.versions.optimizing import parts_of
 from kilter.packaging.bundle import Parts
 from kilter.packaging.export.c_source import c_files
 from kilter.packaging.export.clouds import azure_files, sagemaker_files, vertex_files

@@ -27,9 +27,9 @@ from kilter.loop.records import (
     TrainingFailed,
     TrainingFinished,
 )
+from kilter.loop.rules.training import day_of
+from kilter.loop.rules.turn import TRAFFIC
 from kilter.loop.summary import traffic_number, traffic_of
-from kilter.loop.training_rules import day_of
-from kilter.loop.turn import TRAFFIC
 
 Answers = TrainingFinished | TrainingFailed | GatesJudged | ShadowJudged | TrafficSet | ActionFailed
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from kilter.core.errors import InvalidInput
-from kilter.loop.deployments import PIECE, Deployed
+from kilter.loop.declaration.source import Source
 from kilter.loop.remote import Kilter
-from kilter.loop.source import Source
 from kilter.loop.store import DEFAULT_STORE
+from kilter.loop.versions.deployments import PIECE, Deployed
 from kilter.loop.workspace import Workspace, connect
 from kilter.packaging import functions, graph, upstream
 from kilter.packaging.bundle import Parts, build

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from kilter.core.errors import InvalidInput
-from kilter.loop.faults import Faults, shown
+from kilter.loop.declaration.faults import Faults, shown
 from kilter.release.declare import (
     METRIC_NAME,
     Agreement,

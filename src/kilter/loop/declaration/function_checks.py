@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 
 from kilter.core.words import did_you_mean
-from kilter.loop.faults import Faults, shown
+from kilter.loop.declaration.faults import Faults, shown
 
 
 def check_function(faults: Faults, field: str, given: object) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kilter.loop.freeze_rules import freeze_reason, is_frozen
 from kilter.loop.records import PauseRequested, PromoteRequested, ResumeRequested, RollbackRequested
-from kilter.loop.release_rules import count_rejection, promote, return_champion, take_back
-from kilter.loop.turn import Turn
+from kilter.loop.rules.freeze import freeze_reason, is_frozen
+from kilter.loop.rules.release import count_rejection, promote, return_champion, take_back
+from kilter.loop.rules.turn import Turn
 
 
 def pause_requested(turn: Turn, event: PauseRequested) -> None:

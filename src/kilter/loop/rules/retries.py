@@ -7,7 +7,6 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from kilter.loop.freeze_rules import clear_from, goes_forward
 from kilter.loop.records import (
     ActionFailed,
     Awaited,
@@ -20,9 +19,10 @@ from kilter.loop.records import (
     SetTraffic,
     StartTraining,
 )
-from kilter.loop.release_rules import count_rejection, gates_refused, look_again, roll_back
-from kilter.loop.training_rules import failed
-from kilter.loop.turn import FAR, Turn, later
+from kilter.loop.rules.freeze import clear_from, goes_forward
+from kilter.loop.rules.release import count_rejection, gates_refused, look_again, roll_back
+from kilter.loop.rules.training import failed
+from kilter.loop.rules.turn import FAR, Turn, later
 
 FIRST_PAUSE = 10.0
 """Seconds before the second attempt; doubled each time."""

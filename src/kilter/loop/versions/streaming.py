@@ -12,7 +12,7 @@ import msgspec
 
 from kilter.core.errors import InvalidInput, KilterError, Unavailable
 from kilter.engines.streams.places import open_sink, open_source, place_of
-from kilter.loop.scoring import lookup, version_of
+from kilter.loop.versions.scoring import lookup, version_of
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import fetch
 from kilter.registry.records import ModelVersion

@@ -17,7 +17,6 @@ from msgspec.structs import replace
 
 from kilter.core.evidence import Verdict
 from kilter.loop import decide as deciding
-from kilter.loop.invariants import Decide, Violation, Watch, require
 from kilter.loop.records import (
     Actions,
     AlarmCleared,
@@ -41,7 +40,8 @@ from kilter.loop.records import (
     TrafficSet,
     UnfreezeRequested,
 )
-from kilter.loop.simulated_world import FINDING, Chaos, World
+from kilter.loop.simulation.invariants import Decide, Violation, Watch, require
+from kilter.loop.simulation.world import FINDING, Chaos, World
 from kilter.loop.summary import next_deadline, summary, traffic
 
 START = datetime(2013, 3, 1, tzinfo=UTC)

@@ -13,7 +13,7 @@ from kilter.core.durations import parse_duration
 from kilter.core.errors import DeclarationError, InvalidInput
 from kilter.core.words import did_you_mean
 from kilter.data.declare import Table
-from kilter.loop.spec import Declared
+from kilter.loop.declaration.spec import Declared
 
 Schemas: TypeAlias = Mapping[str, Mapping[str, pl.DataType]]
 """The columns of each table that has rows already, with their types."""

@@ -8,8 +8,8 @@ import polars as pl
 
 from kilter.data.declare import Columns, Label, Table
 from kilter.features.declare import Aggregate, FeatureView
-from kilter.loop.faults import Faults, shown
-from kilter.loop.function_checks import check_function
+from kilter.loop.declaration.faults import Faults, shown
+from kilter.loop.declaration.function_checks import check_function
 
 
 def check_inputs(faults: Faults) -> None:

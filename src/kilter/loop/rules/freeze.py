@@ -18,7 +18,7 @@ from kilter.loop.records import (
     SetTraffic,
     UnfreezeRequested,
 )
-from kilter.loop.turn import Turn
+from kilter.loop.rules.turn import Turn
 from kilter.release.freeze import frozen_until
 
 

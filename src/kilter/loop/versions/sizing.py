@@ -25,8 +25,8 @@ from kilter.core.clock import SystemClock
 from kilter.core.errors import InvalidInput, Unavailable
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
-from kilter.loop.optimizing import parts_of
 from kilter.loop.remote import Kilter
+from kilter.loop.versions.optimizing import parts_of
 from kilter.packaging.bundle import Parts, keep
 from kilter.registry.service import split_reference
 from kilter.serving.front.http import Limits

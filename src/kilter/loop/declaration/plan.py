@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from kilter.loop.spec import BUILD_FIELDS, LoopSpec
+from kilter.loop.declaration.spec import BUILD_FIELDS, LoopSpec
 
 Effect = Literal["creates the loop", "retrains", "next challenger", "next release", "at once", "nothing"]
 

@@ -9,9 +9,9 @@ from sqlalchemy import select
 from kilter.core.errors import Damaged, DeclarationError, NotFound
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
+from kilter.loop.declaration.frameworks import import_now
+from kilter.loop.declaration.spec import Declared, LoopSpec, load_source, spec_of
 from kilter.loop.declare import AnyLoop
-from kilter.loop.frameworks import import_now
-from kilter.loop.spec import Declared, LoopSpec, load_source, spec_of
 from kilter.loop.tables import specs
 
 _LOADED: dict[str, Declared] = {}

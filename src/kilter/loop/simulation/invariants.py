@@ -46,9 +46,9 @@ from kilter.loop.records import (
     TrainingFinished,
     UnfreezeRequested,
 )
+from kilter.loop.rules.training import day_of
+from kilter.loop.rules.turn import TRAFFIC, later
 from kilter.loop.summary import traffic_number, traffic_of
-from kilter.loop.training_rules import day_of
-from kilter.loop.turn import TRAFFIC, later
 from kilter.release.freeze import frozen_until
 
 Decide = Callable[[LoopState, Events], tuple[LoopState, tuple[Actions, ...]]]

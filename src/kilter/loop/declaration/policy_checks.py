@@ -8,9 +8,9 @@ from kilter.core.errors import InvalidInput
 from kilter.core.words import did_you_mean
 from kilter.data.declare import Columns
 from kilter.evaluation.declare import AtLeast, BeatsChampion, BeatsNaive, Block, Fair, FasterThan, Metric
-from kilter.loop.faults import Faults, shown
-from kilter.loop.guard_checks import check_freeze, check_guards
-from kilter.loop.spec import BUDGET_ALLOWED, parse_budget
+from kilter.loop.declaration.faults import Faults, shown
+from kilter.loop.declaration.guard_checks import check_freeze, check_guards
+from kilter.loop.declaration.spec import BUDGET_ALLOWED, parse_budget
 from kilter.monitoring.declare import Calibration, Decay, Drift, Monitor
 from kilter.release.declare import Canary, Freeze, Shadow
 

@@ -11,9 +11,9 @@ import numpy as np
 from polars.exceptions import PolarsError
 
 from kilter.core.errors import KilterError
-from kilter.loop.deploy import release
-from kilter.loop.deployments import Deployed
 from kilter.loop.remote import Kilter
+from kilter.loop.versions.deploy import release
+from kilter.loop.versions.deployments import Deployed
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import Parts, fetch
 from kilter.packaging.formats import Matrix

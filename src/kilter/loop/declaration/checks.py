@@ -10,12 +10,18 @@ from kilter.core.errors import DeclarationError
 from kilter.data.declare import Columns, Label, Window
 from kilter.evaluation.declare import Gate
 from kilter.features.declare import FeatureView
+from kilter.loop.declaration.faults import Faults, Schemas
+from kilter.loop.declaration.function_checks import check_train
+from kilter.loop.declaration.input_checks import check_inputs, check_label
+from kilter.loop.declaration.policy_checks import (
+    check_gates,
+    check_monitors,
+    check_release,
+    check_retrain,
+    check_windows,
+)
+from kilter.loop.declaration.spec import Declared
 from kilter.loop.declare import ApprovalRule, Environment, Retrain
-from kilter.loop.faults import Faults, Schemas
-from kilter.loop.function_checks import check_train
-from kilter.loop.input_checks import check_inputs, check_label
-from kilter.loop.policy_checks import check_gates, check_monitors, check_release, check_retrain, check_windows
-from kilter.loop.spec import Declared
 from kilter.monitoring.declare import Monitor
 from kilter.release.declare import Canary, Freeze, Shadow
 
@@ -29,7 +35,7 @@ def check(declared: Declared, schemas: Schemas | None = None) -> list[Declaratio
     Each error names the file and line, the field, what was given, what is allowed and, where there is one, the fix.
 
     Args:
-        declared: A loop, as :func:`kilter.loop.spec.load` returns it.
+        declared: A loop, as :func:`kilter.loop.declaration.spec.load` returns it.
         schemas: Per table, its columns; a table that isn't in it has no rows yet, and its columns can't be checked.
     """
     faults = Faults(declared, schemas or {})

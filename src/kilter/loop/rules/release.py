@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kilter.loop.freeze_rules import is_frozen
 from kilter.loop.records import (
     Approved,
     CanaryJudged,
@@ -17,7 +16,8 @@ from kilter.loop.records import (
     Stage,
     TrafficSet,
 )
-from kilter.loop.turn import TRAFFIC, Turn, later
+from kilter.loop.rules.freeze import is_frozen
+from kilter.loop.rules.turn import TRAFFIC, Turn, later
 
 SHORTEST_LOOK = 60.0
 """Seconds between two looks at a shadow at the least, however short its bake."""

@@ -20,10 +20,10 @@ from kilter.core.durations import format_duration, parse_duration
 from kilter.core.errors import DeclarationError, InvalidInput
 from kilter.data.declare import Columns, Label, Table, Window
 from kilter.features.declare import FeatureView
+from kilter.loop.declaration.frameworks import importing_later
+from kilter.loop.declaration.source import Source
 from kilter.loop.declare import AnyLoop, Environment, Loop
-from kilter.loop.frameworks import importing_later
 from kilter.loop.records import Policy
-from kilter.loop.source import Source
 
 Json: TypeAlias = Any
 """A JSON value."""

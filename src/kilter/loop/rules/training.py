@@ -16,8 +16,8 @@ from kilter.loop.records import (
     TrainingFailed,
     TrainingFinished,
 )
-from kilter.loop.release_rules import judge_gates, pause_itself
-from kilter.loop.turn import Turn, later
+from kilter.loop.rules.release import judge_gates, pause_itself
+from kilter.loop.rules.turn import Turn, later
 
 # ---------------------------------------------------------------- what is wanted
 
