@@ -262,7 +262,7 @@ def test_the_same_version_gives_the_same_bytes(store, tmp_path):
 def test_the_wheel_is_one(container):
     with zipfile.ZipFile(next(container.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
-        assert {"kilter/loop/exported.py", "kilter/py.typed", "kilter/server/ui/templates/base.html"} <= names
+        assert {"kilter/loop/versions/exported.py", "kilter/py.typed", "kilter/server/ui/templates/base.html"} <= names
         (record,) = (name for name in names if name.endswith("/RECORD"))
         assert {line.split(",")[0] for line in wheel.read(record).decode().splitlines()} == names
         assert not any("__pycache__" in name for name in names)
