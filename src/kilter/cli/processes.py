@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -169,6 +170,7 @@ def _server(options: argparse.Namespace) -> None:
     _prepare()
     from kilter.server.process import ServerConfig, run  # noqa: PLC0415
 
+    _keep_modules()
     host, port = address(options)
     overlay = environment(options.env)
     keep = {} if overlay is None else {"keep": overlay.keep}
@@ -255,6 +257,7 @@ def _controller(options: argparse.Namespace) -> None:
     _prepare()
     from kilter.loop.controller import ControllerConfig, run  # noqa: PLC0415
 
+    _keep_modules()
     _local(options)
     store = store_of(options)
     store.folder.mkdir(parents=True, exist_ok=True)
@@ -274,6 +277,12 @@ def _link(options: argparse.Namespace) -> None:
 
 
 _RUNS = {"up": _up, "server": _server, "serve": _serve, "controller": _controller, "link": _link}
+
+
+def _keep_modules() -> None:
+    """Spare the collector what is loaded by now: it stays as long as the process does."""
+    gc.collect()
+    gc.freeze()
 
 
 def _prepare() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import importlib
 import math
 import os
@@ -101,6 +102,7 @@ def main(channel_fd: int, life_fd: int) -> None:
     told = msgspec.msgpack.decode(hello, type=Hello)
     sys.path[:] = told.path
     send(channel, Report("ready"))
+    gc.set_threshold(20_000, 10, 10)  # most of what a job allocates are the modules of its framework, which stay
     for module in told.preload:
         with contextlib.suppress(Exception):  # the job that needs it will say what is wrong with it
             importlib.import_module(module)
