@@ -72,7 +72,7 @@ class Stage:
             "--clock",
             f"file:{self._path}",
         ]
-        command += ["--port", str(self.port), "--serve-port", str(self.serve_port), "--json"]
+        command += ["--port", str(self.port), "--serve-port", str(self.serve_port), "--preload", "lightgbm", "--json"]
         if self._home:
             command += ["--home", self._home]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}

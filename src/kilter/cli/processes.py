@@ -38,6 +38,9 @@ def build(parser: Parser, command: str) -> None:
     if command == "link":
         return
     parser.add_argument("--clock", default="system", help="system, or file:PATH of a simulated one")
+    if command in {"up", "controller"}:
+        parser.add_argument("--preload", action="append", default=[], metavar="MODULE",
+                            help="a framework that trainings will need: imported before the first one")  # fmt: skip
     if command == "controller":
         return
     parser.add_argument("--host", help="the address to listen on (default: 127.0.0.1)")
@@ -119,6 +122,7 @@ def _parts(
     tls += ["--tls-key", str(options.tls_key)] if options.tls_key else []
     tls += ["--insecure"] if options.insecure else []
     grpc = [] if grpc_port is None else ["--grpc-port", str(grpc_port)]
+    preload = [word for module in options.preload for word in ("--preload", module)]
     return (
         Part("server", ("server", *where, "--host", host, "--port", str(port), *tls)),
         # A front is ready for traffic only once a model is there; to be up, it only has to live.
@@ -127,7 +131,7 @@ def _parts(
             ("serve", *where, "--host", host, "--port", str(serve_port), *grpc, *passed_on(options)),
             probe="/livez",
         ),
-        Part("controller", ("controller", *where), probe=""),
+        Part("controller", ("controller", *where, *preload), probe=""),
     )
 
 
@@ -261,7 +265,7 @@ def _controller(options: argparse.Namespace) -> None:
     _local(options)
     store = store_of(options)
     store.folder.mkdir(parents=True, exist_ok=True)
-    run(ControllerConfig(store=store, clock=options.clock))
+    run(ControllerConfig(store=store, clock=options.clock, preload=tuple(options.preload)))
 
 
 def _link(options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -37,11 +38,13 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True):
         store: Where everything is.
         clock: ``system`` or ``file:PATH``.
         pause: Seconds between two rounds when there is nothing to do; a simulated clock, which jumps, is looked at more often.
+        preload: Modules, such as a framework, that a worker imports while it waits for its first job.
     """
 
     store: Store
     clock: str = "system"
     pause: float | None = None
+    preload: tuple[str, ...] = ()
 
 
 def run(config: ControllerConfig) -> None:
@@ -55,7 +58,8 @@ def run(config: ControllerConfig) -> None:
         folder.write(Running("controller", os.getpid(), datetime.now(UTC)))
         try:
             usual = 0.25 if config.clock == "system" else 0.02
-            Controller(workspace, pause=usual if config.pause is None else config.pause).serve(stop)
+            pause = usual if config.pause is None else config.pause
+            Controller(workspace, pause=pause, preload=config.preload).serve(stop)
         finally:
             folder.remove("controller", os.getpid())
 
@@ -66,14 +70,15 @@ class Controller:
     Args:
         workspace: The store.
         pause: Seconds between two rounds when there is nothing to do.
+        preload: Modules that a worker imports while it waits for its first job.
     """
 
-    def __init__(self, workspace: Workspace, *, pause: float = 0.02) -> None:
+    def __init__(self, workspace: Workspace, *, pause: float = 0.02, preload: Sequence[str] = ()) -> None:
         self._workspace = workspace
         self._pause = pause
         self._lease = Lease(workspace.database)
         self._ledger = workspace.loops.ledger
-        self._compute = Compute(workers=1, preload=["kilter.loop.jobs"])
+        self._compute = Compute(workers=1, preload=["kilter.loop.jobs", *preload])
         self._drivers: dict[str, Driver] = {}
         self._names: list[str] = []
         self._look_again = 0.0
