@@ -21,6 +21,8 @@ define quietly
 	@echo "$(1)" >&2; mkdir -p .venv; \
 	if ! ( $(2) ) > .venv/install.log 2>&1; then cat .venv/install.log >&2; echo "failed: $(1)" >&2; exit 1; fi
 endef
+# pip compiles what it installs, and leaves out what is installed in place.
+COMPILE := $(BIN)/python -m compileall -q src examples
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
 help:
@@ -34,13 +36,13 @@ $(BIN)/python:
 .venv/demo.stamp: requirements/demo.lock pyproject.toml | $(BIN)/python
 	@test -n "$$(find .venv/dev.stamp -newer requirements/dev.lock -newer pyproject.toml 2>/dev/null)" || { \
 		echo "installing the pinned packages of the demo (once)" >&2; \
-		( $(PIP) --require-hashes -r requirements/demo.lock && $(PIP) --no-deps --no-build-isolation -e . ) \
+		( $(PIP) --require-hashes -r requirements/demo.lock && $(PIP) --no-deps --no-build-isolation -e . && $(COMPILE) ) \
 			> .venv/install.log 2>&1 || { cat .venv/install.log >&2; exit 1; }; }
 	@touch $@
 
 .venv/dev.stamp: requirements/dev.lock pyproject.toml | $(BIN)/python
 	$(call quietly,installing the pinned packages of the tests (once),$(PIP) --require-hashes -r requirements/dev.lock \
-		&& $(PIP) --no-deps --no-build-isolation -e .)
+		&& $(PIP) --no-deps --no-build-isolation -e . && $(COMPILE))
 	@touch $@
 
 demo: .venv/demo.stamp
