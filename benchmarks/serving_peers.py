@@ -7,8 +7,8 @@ records every answer, routes, and counts, as always; the others do none of that.
 
 The peers are installed elsewhere, because they don't agree with each other on their requirements:
 
-    python -m venv /tmp/peers && /tmp/peers/bin/pip install mlserver mlserver-xgboost "uvloop<0.22" litserve
-    python benchmarks/serving_peers.py --peers /tmp/peers/bin/python --json
+    python -m venv peers && peers/bin/pip install mlserver mlserver-xgboost "uvloop<0.22" litserve
+    python benchmarks/serving_peers.py --peers peers/bin/python --json
 
 Without ``--peers`` only FastAPI is beside it. wrk has to be installed (Debian: ``apt-get install wrk``).
 """

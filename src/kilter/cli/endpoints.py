@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import msgspec
 
 from kilter.cli.arguments import Parser, verbs
 from kilter.cli.output import answer, fields, records, say, table
@@ -51,21 +54,26 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _running(options: argparse.Namespace) -> None:
-    import httpx  # noqa: PLC0415 - no other verb speaks to the front itself
+    from http.client import HTTPConnection, HTTPException  # noqa: PLC0415 - no other verb speaks to the front itself
 
     store = store_of(options)
     front = store.run.living("serve")
     if front is None:
         raise NotFound("no front runs on this store", where=str(store.run.path), fix="start one with `kilter serve`")
     token = os.environ.get("KILTER_TOKEN")
+    connection = HTTPConnection(urlsplit(front.url).netloc, timeout=10)
     try:
-        reply = httpx.get(f"{front.url}/models", headers={"authorization": f"Bearer {token}"} if token else {})
-    except httpx.TransportError as error:
+        connection.request("GET", "/models", headers={"authorization": f"Bearer {token}"} if token else {})
+        reply = connection.getresponse()
+        body = reply.read()
+    except (OSError, HTTPException) as error:
         raise Unavailable("the front does not answer", where=front.url, fix="look at DIR/run/serve.log") from error
-    if reply.status_code != HTTPStatus.OK:
-        raise Unavailable(f"the front answered with {reply.status_code}", where=front.url,
+    finally:
+        connection.close()
+    if reply.status != HTTPStatus.OK:
+        raise Unavailable(f"the front answered with {reply.status}", where=front.url,
                           fix="set KILTER_TOKEN to the front's token")  # fmt: skip
-    found = reply.json()["endpoints"]
+    found = msgspec.json.decode(body)["endpoints"]
     columns = ("endpoint", "version", "generation", "ready", "workers", "memory", "queue", "restarts")
     rows = [
         (one["loop"], version["version"], one["generation"],
