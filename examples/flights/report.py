@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 import polars as pl
 from examples.flights import airline
-from examples.flights.flight_delay import flights, loop
 
 from kilter.core.evidence import Finding
 from kilter.data.windows import labelled
@@ -232,7 +231,8 @@ def _live(demo: Demo, events: list[Event]) -> PolicyResult:
         frames.append(to_frame(log.read(), front, "flight-delay").select("key", "value", "at"))
         log.close()
     answers = pl.concat(frames).unique("key", keep="first", maintain_order=True)
-    truth = labelled(airline.airline().flights, flights, loop.label, demo.stage.clock.now() + timedelta(days=1))
+    until = demo.stage.clock.now() + timedelta(days=1)
+    truth = labelled(airline.airline().flights, demo.table, demo.declared.label, until)
     joined = answers.join(truth.select(key="flight_id", label="_label"), on="key").filter(pl.col("label").is_not_null())
     y, p = joined["label"].to_numpy(), joined["value"].to_numpy()
     losses = row_losses(log_loss, y, p)

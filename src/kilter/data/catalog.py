@@ -45,7 +45,6 @@ class Entry(msgspec.Struct, frozen=True):
         return {self.key: self.kinds.get(self.key, "string"), **self.kinds}
 
 
-# Asked at each append: made once, it costs half of what a statement costs that is put together each time.
 _REQUEST = sa.select(data_requests.c.rows, data_requests.c.position, data_requests.c.at).where(
     data_requests.c.table == sa.bindparam("table"), data_requests.c.request == sa.bindparam("request")
 )
@@ -189,6 +188,12 @@ class Catalog:
             if row is None:
                 return None
             return Appended(table, row.rows, row.position, row.at)
+
+    def requests(self, table: str, limit: int) -> list[str]:
+        """Return the ids of the appends that were flushed, in no order."""
+        query = sa.select(data_requests.c.request).where(data_requests.c.table == table).limit(limit)
+        with self._database.reading() as connection:
+            return list(connection.execute(query).scalars())
 
     def versions(self, table: str, limit: int) -> list[Flush]:
         """Return the versions of a table's files, newest first."""

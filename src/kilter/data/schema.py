@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,9 +69,8 @@ def read_rows(
     """
     if not rows:
         raise InvalidInput("no rows were given", where=table, allowed="at least one row")
-    names: dict[str, None] = {}
-    for row in rows:
-        names.update(dict.fromkeys(row))
+    # Rows that come together have few shapes: their columns are gathered once per shape.
+    names = dict.fromkeys(itertools.chain.from_iterable(dict.fromkeys(map(tuple, rows))))
     for place, row in enumerate(rows):
         if row.get(key) is None:
             raise InvalidInput(
@@ -144,6 +144,10 @@ def _read(table: str, name: str, values: list[Given], kind: str) -> list[Scalar]
         return values  # type: ignore[return-value]
     if _plainly(values, types, kind):
         return values  # type: ignore[return-value]
+    if kind == "time" and types == {str}:
+        instants = [None if text is None else _instant(text) for text in values]  # type: ignore[arg-type]
+        if instants.count(None) == values.count(None):
+            return instants  # type: ignore[return-value]
     result: list[Scalar] = []
     for place, value in enumerate(values):
         read = None if value is None else _read_one(value, kind)

@@ -7,6 +7,7 @@ look at the version that the cursor names, and the next flush finds the position
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from datetime import datetime
 import polars as pl
 
 from kilter.core.clock import Clock
-from kilter.core.errors import Damaged, DeclarationError, Expired, InvalidInput, KilterError, NotFound
+from kilter.core.errors import Damaged, DeclarationError, Expired, KilterError, NotFound
 from kilter.data.batch import TYPES, Batch, decode, encode, micros, moment_of, parts_frame
 from kilter.data.canonical import frame_digest
 from kilter.data.catalog import Catalog, Entry
@@ -23,6 +24,7 @@ from kilter.data.declare import Table
 from kilter.data.history import batches_of
 from kilter.data.merged import Merged
 from kilter.data.records import Appended, ColumnInfo, Flush, TableDescription, TableInfo, TableVersion
+from kilter.data.requests import Requests
 from kilter.data.schema import Given, nearest, read_frame, read_rows
 from kilter.engines.sql.database import Database
 from kilter.engines.streams.log import Log
@@ -31,6 +33,8 @@ from kilter.operations.table import operation
 
 _LOG = logging.getLogger(__name__)
 _FLUSH_ROWS = 50_000
+_TOGETHER = 4
+"""From so many batches on it is quicker to make one frame of them."""
 _SPAN = 86_400_000_000
 """Microseconds for which a segment of the row log is written to."""
 
@@ -68,7 +72,7 @@ class DataService:
         self._live: dict[str, Merged] = {}
         self._past: dict[str, Merged] = {}
         self._entries: dict[str, Entry] = {}
-        self._requests: dict[tuple[str, str], Appended] = {}
+        self._requests = Requests(self._catalog)
         self._versions: dict[tuple[str, int], TableVersion] = {}
 
     # ------------------------------------------------------------ declaring
@@ -153,7 +157,7 @@ class DataService:
             self._catch_up()
             entry = self._entry(table)
             if request_id is not None:
-                repeated = self._repeated(table, request_id)
+                repeated = self._requests.find(table, request_id)
                 if repeated is not None:
                     return repeated
             columns, added = read_rows(table, rows, entry.key, entry.time, entry.kinds)
@@ -367,7 +371,7 @@ class DataService:
         self._seen = position
         written = Batch(batch.table, batch.at, batch.columns, batch.request, 0, position)
         if batch.request:
-            self._requests[batch.table, batch.request] = _appended(written)
+            self._requests.keep(batch.request, _appended(written))
         self._tell(written)
         return written
 
@@ -395,14 +399,6 @@ class DataService:
                 # The rows are acknowledged already; a listener reads the log again from where it was.
                 _LOG.exception("a listener could not take in the rows at %d of %s", batch.position, batch.table)
 
-    def _repeated(self, table: str, request_id: str) -> Appended | None:
-        if not 1 <= len(request_id) <= 200:
-            raise InvalidInput(
-                f"a request id of {len(request_id)} characters", where=table, allowed="1 to 200 characters"
-            )
-        found = self._requests.get((table, request_id)) or self._catalog.request(table, request_id)
-        return None if found is None else Appended(table, found.rows, found.position, found.at, repeated=True)
-
     def _catch_up(self) -> None:
         """Read what came to the log since; the writer itself has seen everything it wrote."""
         if not self._started:
@@ -421,6 +417,7 @@ class DataService:
         except Expired:
             # This process has not looked for long: the files hold what was removed from the log meanwhile.
             self._live, self._past, self._tails, self._waiting = {}, {}, {}, {}
+            self._requests = Requests(self._catalog)
             self._seen = self._log.begin().removed
             self._read_on()
 
@@ -430,10 +427,11 @@ class DataService:
             self._seen = position
             self._latest = max(self._latest, batch.at)
             if batch.position <= self._entry(batch.table).flushed and batch.table not in self._live:
+                self._requests.passed_over(batch.table)
                 continue
             self._keep(batch)
             if batch.request:
-                self._requests[batch.table, batch.request] = _appended(batch)
+                self._requests.keep(batch.request, _appended(batch))
 
     def _same_log(self, entries: Sequence[Entry]) -> None:
         """Refuse a row log that ends before the tables' cursors: what is appended to it would count as copied already."""
@@ -478,10 +476,7 @@ class DataService:
             self._current(table)
             held = min(held, live.position)
         self._drop(table, held)
-        flushed = self._entries[table].flushed
-        self._requests = {
-            name: found for name, found in self._requests.items() if name[0] != table or found.position > flushed
-        }
+        self._requests.flushed(table, self._entries[table].flushed)
 
     def _drop(self, table: str, held: int) -> None:
         self._tails[table] = [batch for batch in self._tails.get(table, []) if batch.position > held]
@@ -500,14 +495,19 @@ class DataService:
             live = Merged(entry.key)
             self._from_files(live, entry, None)
             self._live[table] = live
+        fresh: list[Batch] = []
         for batch in self._tails.get(table, []):
-            if batch.position > live.position:
-                if batch.bulk and batch.position > entry.flushed:
-                    break  # its rows are not in the files yet
-                if batch.bulk:
-                    self._from_files(live, entry, None, until=batch.position)
-                else:
-                    live.apply(batch, self._kinds(batch))
+            if batch.position <= live.position:
+                continue
+            if not batch.bulk:
+                fresh.append(batch)
+                continue
+            if batch.position > entry.flushed:
+                break  # its rows are not in the files yet
+            self._merge(live, fresh)
+            self._from_files(live, entry, None, until=batch.position)
+            fresh = []
+        self._merge(live, fresh)
         held = min(entry.flushed, live.position)
         if self._tails.get(table) and self._tails[table][0].position <= held:
             self._drop(table, held)
@@ -520,11 +520,9 @@ class DataService:
         if past is None or past.at > stamp:
             past = self._past[table] = Merged(entry.key)
         self._from_files(past, entry, stamp)
-        for batch in self._tails.get(table, []):
-            if batch.at > stamp:
-                break
-            if batch.position > max(past.position, entry.flushed) and not batch.bulk:
-                past.apply(batch, self._kinds(batch))
+        held = max(past.position, entry.flushed)
+        known = itertools.takewhile(lambda batch: batch.at <= stamp, self._tails.get(table, []))
+        self._merge(past, [batch for batch in known if batch.position > held and not batch.bulk])
         if table not in self._live:
             self._drop(table, entry.flushed)  # from now on they come from the files
         return past
@@ -555,9 +553,19 @@ class DataService:
         with collecting(entry.name):
             return scanned.filter(wanted).collect().sort("_position", maintain_order=True)
 
-    def _kinds(self, batch: Batch) -> dict[str, str]:
-        kinds = self._entries[batch.table].kinds
-        return kinds if batch.columns.keys() <= kinds.keys() else self._refreshed(batch.table).kinds
+    def _merge(self, merged: Merged, batches: Sequence[Batch]) -> None:
+        """Apply batches of one table, all that there are at once: a small one costs nearly as much as a day of them."""
+        if not batches:
+            return
+        kinds = self._entries[batches[0].table].kinds
+        if any(batch.columns.keys() - kinds.keys() for batch in batches):
+            kinds = self._refreshed(batches[0].table).kinds
+        if len(batches) < _TOGETHER:
+            for batch in batches:
+                merged.apply(batch, kinds)
+        else:
+            newest = batches[-1]
+            merged.apply_parts(parts_frame(batches, kinds), kinds, position=newest.position, at=newest.at)
 
 
 def _info(entry: Entry) -> TableInfo:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
@@ -227,13 +228,27 @@ class Bucket:
         return _COUNT.pack(len(ordered)) + table.T.tobytes() + _PACK.encode([key for key, _ in ordered])
 
     @staticmethod
-    def packed(plan: Plan, rows: pl.DataFrame) -> bytes:
-        """Return the bucket of events that are sorted by (time, key)."""
+    def all_of(plan: Plan, events: pl.DataFrame, width: int) -> Iterator[tuple[str, int, bytes]]:
+        """Yield the buckets of events: the entity, the number of the stretch of time, and the bucket.
+
+        Args:
+            plan: The compiled view.
+            events: The view's columns, sorted by (entity, time, key).
+            width: The length of a stretch in microseconds.
+        """
         view = plan.view
-        columns = [rows[name].cast(pl.Float64).to_numpy() for name in plan.columns]
-        arrays = [rows[view.time].dt.epoch("us").to_numpy(), *as_fields(plan, columns)]
-        data = b"".join(np.ascontiguousarray(values).tobytes() for values in arrays)
-        return _COUNT.pack(rows.height) + data + _PACK.encode(rows[view.table.key].to_list())
+        times = events[view.time].dt.epoch("us").to_numpy()
+        fields = as_fields(plan, [events[name].cast(pl.Float64).to_numpy() for name in plan.columns])
+        table = np.stack([times, *(values.view(np.int64) for values in fields)])
+        names = events[view.table.key].to_list()
+        entities = events[view.entity].cast(pl.String)
+        numbers = times // width
+        begins = (entities != entities.shift(1)).fill_null(value=True).to_numpy()
+        begins[1:] |= numbers[1:] != numbers[:-1]
+        edges = [*np.flatnonzero(begins).tolist(), len(names)]
+        for start, stop in itertools.pairwise(edges):
+            blob = _COUNT.pack(stop - start) + table[:, start:stop].tobytes() + _PACK.encode(names[start:stop])
+            yield str(entities[start]), int(numbers[start]), blob
 
     @staticmethod
     def columns(plan: Plan, blobs: Sequence[bytes]) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -26,7 +26,7 @@ def test_values_come_back_in_the_order_of_the_keys(store):
     assert store.get([b"c", b"nothing", b"b", b"a", b"a"]) == [b"3", None, b"", b"1", b"1"]
     assert store.get([]) == []
     store.put([(b"a", b"4"), (b"a", b"5")])
-    store.delete([b"c", b"nothing"])
+    store.put([], without=[b"c", b"nothing"])
     assert store.get([b"a", b"c"]) == [b"5", None]
     store.put([])
 
@@ -44,7 +44,7 @@ def test_a_reader_reads_only(store, tmp_path):
     reader = OnlineStore.open(tmp_path / "online", readonly=True)
     store.put([(b"a", b"1")])
     assert reader.get([b"a"]) == [b"1"]
-    for act in (lambda: reader.put([(b"a", b"2")]), lambda: reader.delete([b"a"])):
+    for act in (lambda: reader.put([(b"a", b"2")]), lambda: reader.put([], without=[b"a"])):
         with pytest.raises(Conflict, match="reading only"):
             act()
     reader.close()
@@ -184,7 +184,7 @@ def test_it_is_a_map(steps, tmp_path_factory):
     expected: dict[bytes, bytes] = {}
     for step in steps:
         if isinstance(step, tuple):
-            store.delete(step)
+            store.put([], without=step)
             for key in step:
                 expected.pop(key, None)
         else:

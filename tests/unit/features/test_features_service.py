@@ -106,7 +106,7 @@ def test_a_failed_put_is_made_up_for_at_the_next_append(world, monkeypatch):
     world.features.register(spec_of(VIEW))
     world.data.append("events", [world.event("k0", x=0.0)])
     with monkeypatch.context() as patch:
-        patch.setattr(world.store, "put", lambda _: (_ for _ in ()).throw(Unavailable("the disk is full")))
+        patch.setattr(world.store, "put", lambda _, **__: (_ for _ in ()).throw(Unavailable("the disk is full")))
         world.data.append("events", [world.event("k1", x=3.0)])
     assert world.found()[0] == 1.0
     world.data.append("events", [world.event("k2", x=6.0)])

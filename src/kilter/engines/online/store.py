@@ -10,7 +10,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
@@ -35,23 +35,25 @@ class _Shared:
         self._growing = 0
         self._guard = threading.Condition()
 
-    @contextmanager
-    def transaction(self, *, write: bool) -> Iterator[lmdb.Transaction]:
-        """Open a transaction, after taking over a map that another process has grown."""
+    def begin(self, *, write: bool) -> lmdb.Transaction:
+        """Open a transaction; whoever uses it calls :meth:`end` afterwards."""
         with self._guard:
             # Who wants to grow the map goes first, or readers that overlap would keep it waiting for ever.
-            self._guard.wait_for(lambda: not self._growing)
+            if self._growing:
+                self._guard.wait_for(lambda: not self._growing)
             self._active += 1
         try:
-            transaction = self.environment.begin(write=write)
+            return self.environment.begin(write=write)
         except BaseException:
-            self._leave()
+            self.end()
             raise
-        try:
-            with transaction:
-                yield transaction
-        finally:
-            self._leave()
+
+    def end(self) -> None:
+        """Count a transaction as over."""
+        with self._guard:
+            self._active -= 1
+            if self._growing and not self._active:
+                self._guard.notify_all()
 
     def grow(self, seen: int) -> None:
         """Double the map of ``seen`` bytes, or with 0 take over its size from the file."""
@@ -70,12 +72,6 @@ class _Shared:
     def size(self) -> int:
         """Return how many bytes are mapped."""
         return int(self.environment.info()["map_size"])
-
-    def _leave(self) -> None:
-        with self._guard:
-            self._active -= 1
-            if not self._active:
-                self._guard.notify_all()
 
 
 _shared: dict[str, _Shared] = {}
@@ -143,11 +139,12 @@ class OnlineStore:
         except lmdb.Error as error:
             raise _translated(error, self._path) from error
 
-    def put(self, items: Sequence[tuple[bytes, bytes]]) -> None:
-        """Set keys to values, all or none; a later pair of the same key wins.
+    def put(self, items: Sequence[tuple[bytes, bytes]], *, without: Sequence[bytes] = ()) -> None:
+        """Set keys to values and remove others, all or none; a later pair of the same key wins.
 
         Args:
             items: Pairs of a key of 1 to 511 bytes and a value of at most 2 GiB.
+            without: Keys to remove; one that is not there is no error.
 
         Raises:
             Unavailable: When the disk is full; nothing is then changed.
@@ -156,12 +153,7 @@ class OnlineStore:
         self._check_writable()
         for key, _ in items:
             _check(key)
-        self._write([(key, value) for key, value in items])
-
-    def delete(self, keys: Sequence[bytes]) -> None:
-        """Remove keys, all or none; removing one that is not there is no error."""
-        self._check_writable()
-        self._write([(key, None) for key in keys])
+        self._write([*items, *((key, None) for key in without)])
 
     def close(self) -> None:
         """Close the store; closing it twice is no error."""
@@ -194,13 +186,16 @@ class OnlineStore:
     def _transaction(self, *, write: bool) -> Iterator[lmdb.Transaction]:
         if not self._open:
             raise Conflict("the online store is closed", where=self._path)
-        with ExitStack() as stack:
-            try:
-                transaction = stack.enter_context(self._shared.transaction(write=write))
-            except lmdb.MapResizedError:
-                self._shared.grow(0)
-                transaction = stack.enter_context(self._shared.transaction(write=write))
-            yield transaction
+        try:
+            transaction = self._shared.begin(write=write)
+        except lmdb.MapResizedError:
+            self._shared.grow(0)  # another process has grown the map
+            transaction = self._shared.begin(write=write)
+        try:
+            with transaction:
+                yield transaction
+        finally:
+            self._shared.end()
 
     def _check_writable(self) -> None:
         if self._readonly:
