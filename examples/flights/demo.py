@@ -226,7 +226,7 @@ class Demo:
     def settle(self, moment: datetime, until: Callable[[LoopStatus], bool] = lambda _: True) -> LoopStatus:
         """Wait until the controller has done all there was to do at a moment, and return where the loop stands."""
         deadline = time.monotonic() + 180
-        pause = 0.002
+        pause = 0.005
         while time.monotonic() < deadline:
             status = self._patiently(lambda: self.kilter.loops.status(LOOP))
             if status.settled_at is not None and status.settled_at >= moment and until(status):

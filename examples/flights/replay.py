@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import queue
 import threading
 import time
@@ -15,7 +16,8 @@ import numpy as np
 import polars as pl
 from examples.flights.airline import ARRIVED, DEPARTED
 
-HOUR = timedelta(hours=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+_HOUR = 3_600_000_000
 LEAD = timedelta(hours=1)
 ASKED = ("flight_id", "sched_dep", "carrier", "origin", "dest", "hour", "weekday", "distance")
 AHEAD = 48
@@ -61,13 +63,10 @@ class Stream:
             yield hour
 
     def _make(self, start: datetime, end: datetime, ready: queue.Queue[Hour | None]) -> None:
-        begin = start
-        while begin < end:
-            stop = begin + HOUR
-            asked = self._asked.between(begin, stop)
-            parts = [*asked, *self._departed.between(begin, stop), *self._landed.between(begin, stop)]
-            ready.put(Hour(stop, parts, asked))
-            begin = stop
+        streams = (self._asked, self._departed, self._landed)
+        ends = itertools.count(1)
+        for asked, departed, landed in zip(*(stream.hours(start, end) for stream in streams), strict=True):
+            ready.put(Hour(start + next(ends) * HOUR, [*asked, *departed, *landed], asked))
         ready.put(None)
 
 
@@ -89,9 +88,16 @@ class _Sorted:
         stamps = [name for name in columns if rows.schema[name].is_temporal()]
         self._rows = rows.select(columns).with_columns(pl.col(stamps).dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
-    def between(self, begin: datetime, stop: datetime) -> list[dict[str, object]]:
-        low, high = np.searchsorted(self._times, [_micros(begin), _micros(stop)])
-        return self._rows[int(low) : int(high)].to_dicts()
+    def hours(self, start: datetime, end: datetime) -> Iterator[list[dict[str, object]]]:
+        """Yield the rows of each hour, a day of them made at a time."""
+        while start < end:
+            stop = min(start + DAY, end)
+            edges = np.arange(_micros(start), _micros(stop) + 1, _HOUR)
+            places = np.searchsorted(self._times, edges).tolist()
+            rows = self._rows[places[0] : places[-1]].to_dicts()
+            for low, high in itertools.pairwise(places):
+                yield rows[low - places[0] : high - places[0]]
+            start = stop
 
 
 @dataclass

@@ -145,7 +145,7 @@ def _read(table: str, name: str, values: list[Given], kind: str) -> list[Scalar]
     if _plainly(values, types, kind):
         return values  # type: ignore[return-value]
     if kind == "time" and types == {str}:
-        instants = [None if text is None else _instant(text) for text in values]  # type: ignore[arg-type]
+        instants = [None if text is None else _instant(text) for text in values]
         if instants.count(None) == values.count(None):
             return instants  # type: ignore[return-value]
     result: list[Scalar] = []

@@ -58,6 +58,10 @@ from kilter.serving.service import EndpointService
 Events_: TypeAlias = list[Event]
 
 
+_SPECS = 256
+"""How many declarations are kept read."""
+
+
 class LoopService:
     """Loops: what is declared, where they stand, why, and what people ask of them.
 
@@ -92,6 +96,7 @@ class LoopService:
         self._endpoints = endpoints
         self._clock = clock
         self.ledger = Ledger(database, journal, models, clock)
+        self._specs: dict[str, LoopSpec] = {}
 
     # ---------------------------------------------------------------- declaring
 
@@ -303,9 +308,16 @@ class LoopService:
         return self._spec(self.ledger.row(loop))
 
     def _spec(self, row: Row) -> LoopSpec:
-        with self._database.reading() as connection:
-            found = connection.execute(sa.select(specs.c.spec).where(specs.c.digest == row.spec)).scalar_one()
-        return spec_from_json(found)
+        found = self._specs.get(row.spec)
+        if found is None:
+            with self._database.reading() as connection:
+                found = spec_from_json(
+                    connection.execute(sa.select(specs.c.spec).where(specs.c.digest == row.spec)).scalar_one()
+                )
+            if len(self._specs) >= _SPECS:
+                self._specs.clear()
+            self._specs[row.spec] = found  # its digest is its name: it never changes
+        return found
 
     @operation
     def why(self, target: str) -> Why:
