@@ -32,6 +32,7 @@ class Access:
         tokens: Token of each role that has one; the owner's is always there.
         tls: It speaks TLS itself.
         open_pages: Pages may be read without a token; only ever so on loopback.
+        open_wire: MLflow's clients may track without a token; only ever so on loopback.
     """
 
     host: str
@@ -39,6 +40,7 @@ class Access:
     tokens: dict[Role, str] = field(repr=False)
     tls: bool = False
     open_pages: bool = True
+    open_wire: bool = False
 
     @property
     def url(self) -> str:
@@ -78,7 +80,7 @@ def make_access(run: RunFolder, host: str, port: int, *, tls: bool = False, inse
     for role, variable in _VARIABLES.items():
         if given := os.environ.get(variable):
             tokens[role] = check_secret(given, variable)
-    return Access(host=host, port=port, tokens=tokens, tls=tls, open_pages=local)
+    return Access(host=host, port=port, tokens=tokens, tls=tls, open_pages=local, open_wire=local)
 
 
 class Sessions:

@@ -59,7 +59,7 @@ def _route(operation: Operation, pool: Pool, idempotency: Idempotency) -> ASGIRo
             )
         key = _header(scope["headers"], b"idempotency-key") if operation.writes else None
         if method == "POST":
-            work = _work(operation, await _body(receive), key, idempotency, decoder)
+            work = _work(operation, await body_of(receive), key, idempotency, decoder)
         else:
             work = _call(operation, _query(scope["query_string"]), text=True)
         body = await pool.run(work)
@@ -97,7 +97,7 @@ def _call(operation: Operation, arguments: dict[str, object], *, text: bool) -> 
     return lambda: msgspec.json.encode(operation.call(arguments, text=text))
 
 
-async def _body(receive: Receive) -> bytes:
+async def body_of(receive: Receive) -> bytes:
     """Return the body, which the edge has read whole and within its limit."""
     message = await receive()
     return bytes(message.get("body", b"")) if message["type"] == "http.request" else b""

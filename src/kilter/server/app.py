@@ -23,10 +23,12 @@ from kilter.operations.openapi import openapi
 from kilter.operations.table import Registry, collect
 from kilter.server import api, stream
 from kilter.server.access import Access, Sessions
-from kilter.server.edge import REQUEST, App, Edge
+from kilter.server.edge import REQUEST, App, Edge, Receive, Scope, Send, area_of
 from kilter.server.metrics import Metrics
+from kilter.server.mlflow.face import Wire
 from kilter.server.pool import Pool
 from kilter.server.problems import Malformed, WrongMethod, known, problem
+from kilter.tracking.service import RunService
 
 Page = HTTPRouteHandler | ASGIRouteHandler | Router
 
@@ -105,8 +107,22 @@ def build(parts: Parts) -> Application:
         exception_handlers={Exception: _answer_error},
     )
     # Litestar hands the edge's messages through; its own types name the same protocol in other words.
-    asgi = Edge(cast("App", router), parts.access, sessions, metrics)
+    asgi = Edge(_beside(cast("App", router), parts, pool), parts.access, sessions, metrics)
     return Application(asgi=asgi, registry=registry, sessions=sessions, router=router, closing=closing)
+
+
+def _beside(router: App, parts: Parts, pool: Pool) -> App:
+    """Return the router with MLflow's wire beside it, where there are runs to track."""
+    runs = parts.services.get("runs")
+    if not isinstance(runs, RunService):
+        return router
+    wire = Wire(runs, pool)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        chosen = wire if scope["type"] == "http" and area_of(scope["path"]) == "mlflow" else router
+        await chosen(scope, receive, send)
+
+    return app
 
 
 def _own_routes(

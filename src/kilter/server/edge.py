@@ -32,7 +32,10 @@ BODY_LIMIT = 16 * 1024 * 1024
 
 _READING = frozenset({"GET", "HEAD"})
 _METHODS = _READING | {"POST"}
+_WIRE_METHODS = _METHODS | {"PUT", "PATCH", "DELETE"}
 _HEALTH = frozenset({"/livez", "/readyz"})
+_WIRE = frozenset({"/version", "/health"})
+_FILES = "/api/2.0/mlflow-artifacts/artifacts/"
 _ONCE = (b"host", b"authorization", b"content-length", b"content-type", b"origin", b"cookie", b"transfer-encoding")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -51,9 +54,11 @@ _HEADERS = (
 
 
 def area_of(path: str) -> str:
-    """Return which part of the server a path belongs to: ``health``, ``api`` or ``page``."""
+    """Return which part of the server a path belongs to: ``health``, ``api``, ``mlflow`` or ``page``."""
     if path in _HEALTH:
         return "health"
+    if path in _WIRE or path.startswith(("/api/2.0/mlflow", "/api/3.0/mlflow")):
+        return "mlflow"
     machine = path in {"/openapi.json", "/mcp"} or path == "/api" or path.startswith(("/api/", "/mcp/"))
     return "api" if machine else "page"
 
@@ -108,17 +113,21 @@ class Edge:
     async def _pass(self, scope: Scope, receive: Receive, answer: _Answer) -> str:
         method, path = scope["method"], scope["path"]
         headers = _single(scope["headers"])
-        if method not in _METHODS:
-            raise WrongMethod("the method isn't used here", where="method", allowed="GET, HEAD, POST")
-        _check_site(headers, method, self._access)
         area = area_of(path)
+        allowed = _WIRE_METHODS if area == "mlflow" else _METHODS
+        if method not in allowed:
+            raise WrongMethod("the method isn't used here", where="method", allowed=", ".join(sorted(allowed)))
+        _check_site(headers, method, self._access)
         query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         if area == "page" and method == "GET" and any(name == "key" for name, _ in query):
             await self._exchange(answer, path, query)
             return area
         scope[ROLE] = self._role(method, area, headers)
-        if method not in _READING:
-            _check_media(headers)
+        if method == "PUT" and path.startswith(_FILES):
+            _check_plain(headers)  # a file of any kind and size: its route takes it piece by piece
+        elif method not in _READING:
+            if method != "DELETE" or _has_body(headers):
+                _check_media(headers)
             receive = await _whole_body(receive, headers, self._limit)
         await self._app(scope, receive, answer.send)
         return area
@@ -134,6 +143,8 @@ class Edge:
             if method not in _READING and b"origin" not in headers:
                 raise Forbidden("a browser's session writes only from this server's own pages", where="Origin")
             return "owner"
+        if area == "mlflow" and self._access.open_wire:
+            return "operator"
         if area == "health" or (area == "page" and method in _READING and self._access.open_pages):
             return "viewer"
         raise Unauthorized(
@@ -222,8 +233,17 @@ def _check_media(headers: dict[bytes, str]) -> None:
     media = headers.get(b"content-type", "").partition(";")[0].strip().lower()
     if media != "application/json":
         raise WrongMedia("the body isn't JSON", where="Content-Type", allowed="application/json")
+    _check_plain(headers)
+
+
+def _check_plain(headers: dict[bytes, str]) -> None:
+    """Refuse a body that grows when it is unpacked."""
     if headers.get(b"content-encoding", "identity").strip().lower() != "identity":
         raise WrongMedia("a compressed body isn't taken", where="Content-Encoding", allowed="identity")
+
+
+def _has_body(headers: dict[bytes, str]) -> bool:
+    return headers.get(b"content-length", "0") != "0" or b"transfer-encoding" in headers
 
 
 async def _whole_body(receive: Receive, headers: dict[bytes, str], limit: int) -> Receive:

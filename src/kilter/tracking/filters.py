@@ -1,36 +1,87 @@
-"""The little language in which runs are asked for: ``metrics.auc > 0.7 and params.trees = 80 and status = 'FINISHED'``."""
+"""The little language in which runs and experiments are asked for, which is that of MLflow and a little more.
+
+``metrics.auc > 0.7 and params.trees = 80 and tags.team LIKE 'ops%' and status = 'FINISHED'``
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import GenericFunction
 
 from kilter.core.errors import InvalidInput
 from kilter.engines.sql.types import json_text
-from kilter.tracking.tables import params, runs, summaries, tags
+from kilter.tracking.tables import experiment_tags, experiments, params, runs, summaries, tags
+
+View = Literal["alive", "deleted", "all"]
+Test: TypeAlias = sa.ColumnElement[bool]
 
 ALLOWED = (
-    "comparisons joined by 'and': FIELD OPERATOR VALUE, where a field is status, experiment, name, spec, data_digest, "
-    "metrics.NAME, params.NAME or tags.NAME, an operator is =, !=, <, <=, > or >=, and texts stand in quotes"
+    "comparisons joined by 'and': FIELD OPERATOR VALUE, where a field is status, name, experiment, run_id, start_time, end_time, "
+    "metrics.NAME, params.NAME or tags.NAME, an operator is =, !=, <, <=, >, >=, LIKE, ILIKE, IN, NOT IN, IS NULL or IS NOT NULL, "
+    "and texts stand in quotes"
 )
-ORDER_ALLOWED = '"started" or "metrics.NAME", with "-" in front for the greatest first'
 
-_COMPARISON = re.compile(
-    r"""\s*(?P<field>(?:metrics|params|tags)\.(?:`[^`]+`|[\w/.\-]+)|[a-z_]+)\s*
-        (?P<operator>!=|<=|>=|=|<|>)\s*
-        (?P<value>'[^']*'|"[^"]*"|[-+]?[\w.+\-]+)\s*""",
-    re.VERBOSE,
+_CLAUSE = re.compile(
+    r"""\s*(?P<field>(?:[A-Za-z]+\.)?(?:`[^`]+`|"[^"]+"|[\w/.\-]+))\s*
+        (?:(?P<null>is\s+(?:not\s+)?null\b)
+        |(?P<operator>!=|<=|>=|=|<|>|not\s+in\b|in\b|like\b|ilike\b)\s*
+         (?P<value>\([^()]*\)|'[^']*'|"[^"]*"|[-+]?[\w.+\-]+))\s*""",
+    re.VERBOSE | re.IGNORECASE,
 )
 _AND = re.compile(r"and\b", re.IGNORECASE)
-_COLUMNS = ("status", "experiment", "name", "spec", "data_digest", "code_digest", "environment")
-_OPERATORS: dict[str, Callable[[Any, Any], sa.ColumnElement[bool]]] = {
+_QUOTED = re.compile(r"\s*(?:'([^']*)'|\"([^\"]*)\")\s*(?:,|$)")
+_KINDS = {
+    "metrics": ("metric", "metrics"),
+    "params": ("param", "params", "parameter", "parameters"),
+    "tags": ("tag", "tags"),
+    "": ("attribute", "attributes", "attr", "run"),
+}
+_KIND = {word: kind for kind, words in _KINDS.items() for word in words}
+_NAMES = {
+    "run_id": "id",
+    "run_name": "name",
+    "Run name": "name",
+    "Run Name": "name",
+    "run name": "name",
+    "start_time": "started_at",
+    "created": "started_at",
+    "Created": "started_at",
+    "started": "started_at",
+    "end_time": "ended_at",
+    "ended": "ended_at",
+}
+_COLUMNS = (
+    "id",
+    "status",
+    "experiment",
+    "name",
+    "started_at",
+    "ended_at",
+    "spec",
+    "data_digest",
+    "code_digest",
+    "environment",
+)
+_EXPERIMENT_COLUMNS = {
+    "name": "name",
+    "experiment_id": "id",
+    "creation_time": "created_at",
+    "created": "created_at",
+    "last_update_time": "changed_at",
+    "changed": "changed_at",
+}
+_USER = "mlflow.user"
+_STATUSES = {"KILLED": "INTERRUPTED"}
+
+COMPARE: dict[str, Callable[[Any, Any], Test]] = {
     "=": lambda column, value: column == value,
     "!=": lambda column, value: column != value,
     "<": lambda column, value: column < value,
@@ -40,111 +91,264 @@ _OPERATORS: dict[str, Callable[[Any, Any], sa.ColumnElement[bool]]] = {
 }
 
 
-def condition(text: str) -> sa.ColumnElement[bool]:
+class like(GenericFunction[bool]):  # noqa: N801 - SQLAlchemy names a function after its class
+    """A comparison with a pattern that minds the case, which SQLite's own LIKE does not: column, pattern, and the pattern as a GLOB."""
+
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(like)
+def _like(element: like, compiler: SQLCompiler, **options: Any) -> str:
+    column, pattern, _ = element.clauses
+    return f"({compiler.process(column, **options)} LIKE {compiler.process(pattern, **options)})"
+
+
+@compiles(like, "sqlite")
+def _glob(element: like, compiler: SQLCompiler, **options: Any) -> str:
+    column, _, pattern = element.clauses
+    return f"({compiler.process(column, **options)} GLOB {compiler.process(pattern, **options)})"
+
+
+_TO_GLOB = str.maketrans({"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"})
+
+
+def condition(text: str) -> Test:
     """Return a filter as a condition on the table of runs.
 
     Raises:
         InvalidInput: When the text can't be read; the message points at the place.
     """
-    found: list[sa.ColumnElement[bool]] = []
+    return sa.and_(*(_on_runs(*clause) for clause in clauses(text)))
+
+
+def experiment_condition(text: str) -> Test:
+    """Return a filter as a condition on the table of experiments.
+
+    Raises:
+        InvalidInput: When the text can't be read.
+    """
+    return sa.and_(*(_on_experiments(*clause) for clause in clauses(text)))
+
+
+def viewed(deleted_at: sa.ColumnElement[Any], view: View) -> tuple[Test, ...]:
+    """Return the condition for the living, the deleted, or none for all."""
+    return {"alive": (deleted_at.is_(None),), "deleted": (deleted_at.is_not(None),), "all": ()}[view]
+
+
+def named_field(text: str) -> tuple[str, str]:
+    """Return a field's kind (``metrics``, ``params``, ``tags`` or nothing) and its name.
+
+    Raises:
+        InvalidInput: When there is no such kind.
+    """
+    kind, dot, name = text.partition(".")
+    if not dot or text[0] in '`"':
+        kind, name = "attributes", text
+    if kind not in _KIND:
+        raise InvalidInput(f"there is no kind of field {kind!r}", where="filter", allowed=ALLOWED)
+    if len(name) > 1 and name[0] == name[-1] and name[0] in '`"':
+        name = name[1:-1]
+    found = _KIND[kind]
+    return found, (_NAMES.get(name, name) if not found else name)
+
+
+def run_column(name: str) -> sa.Column[Any]:
+    """Return a column of the runs by its public name.
+
+    Raises:
+        InvalidInput: When there is none.
+    """
+    if name not in _COLUMNS:
+        raise InvalidInput(f"there is no field {name!r}", where="filter", allowed=ALLOWED)
+    return runs.c[name]
+
+
+def experiment_column(name: str) -> sa.Column[Any]:
+    """Return a column of the experiments by its public name.
+
+    Raises:
+        InvalidInput: When there is none.
+    """
+    if name not in _EXPERIMENT_COLUMNS:
+        raise InvalidInput(
+            f"there is no field {name!r}", where="filter", allowed=f"tags.NAME, {', '.join(_EXPERIMENT_COLUMNS)}"
+        )
+    return experiments.c[_EXPERIMENT_COLUMNS[name]]
+
+
+# ---------------------------------------------------------------- reading
+
+
+def clauses(text: str) -> list[tuple[str, str, Any]]:
+    """Return the comparisons of a filter: field, operator and value."""
+    found: list[tuple[str, str, Any]] = []
     at = 0
     while True:
-        match = _COMPARISON.match(text, at)
+        match = _CLAUSE.match(text, at)
         if match is None:
             raise InvalidInput(f"can't read {text[at : at + 40]!r}", where="filter", allowed=ALLOWED)
-        found.append(_compare(match["field"], match["operator"], match["value"]))
+        if match["null"]:
+            found.append((match["field"], " ".join(match["null"].upper().split()), None))
+        else:
+            operator = " ".join(match["operator"].upper().split())
+            found.append((match["field"], operator, _value(match["value"], operator)))
         at = match.end()
         if at == len(text):
-            return sa.and_(*found)
+            return found
         joined = _AND.match(text, at)
         if joined is None:
             raise InvalidInput(f"can't read {text[at : at + 40]!r}", where="filter", allowed=ALLOWED)
         at = joined.end()
 
 
-def _compare(field: str, operator: str, text: str) -> sa.ColumnElement[bool]:
-    compare = _OPERATORS[operator]
-    kind, _, name = field.partition(".")
-    name = name.strip("`")
-    quoted = text[0] in "'\""
-    value = text[1:-1] if quoted else text
-    number = None if quoted else _number(text)
-    if kind == "metrics" and name:
-        if number is None:
-            raise InvalidInput(f"{field} is compared with {text}", where="filter", allowed="a number")
-        return _exists(summaries, name, compare(summaries.c.last, number))
-    if kind == "params" and name:
-        if number is not None:
-            return _exists(params, name, compare(params.c.number, number))
-        words = {"true": True, "false": False}
-        return _exists(params, name, compare(params.c.value, sa.literal(words.get(value, value), params.c.value.type)))
-    if kind == "tags" and name:
-        return _exists(tags, name, compare(tags.c.value, value))
-    if field not in _COLUMNS:
-        raise InvalidInput(f"there is no field {field!r}", where="filter", allowed=ALLOWED)
-    return compare(runs.c[field], value)
-
-
-def _number(text: str) -> float | None:
+def _value(text: str, operator: str) -> Any:
+    """Return a value: a text that stood in quotes, a number, a bare word as itself in a tuple, or a list of texts."""
+    if operator in {"IN", "NOT IN"} or text[0] == "(":
+        if operator not in {"IN", "NOT IN"} or text[0] != "(":
+            raise InvalidInput(f"{operator} {text[:40]}", where="filter", allowed="IN ('a', 'b')")
+        return _listed(text[1:-1])
+    if text[0] in "'\"":
+        return text[1:-1]
     try:
         return float(text)
     except ValueError:
-        return None
+        return (text,)
 
 
-def _exists(table: sa.Table, name: str, test: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+def _listed(text: str) -> list[str]:
+    found: list[str] = []
+    at = 0
+    while at < len(text):
+        match = _QUOTED.match(text, at)
+        if match is None:
+            raise InvalidInput(f"can't read the list ({text[:40]})", where="filter", allowed="texts in quotes")
+        found.append(match[1] if match[1] is not None else match[2])
+        at = match.end()
+    if not found:
+        raise InvalidInput("the list is empty", where="filter", allowed="at least one text in quotes")
+    return found
+
+
+# ---------------------------------------------------------------- comparing
+
+
+def _on_runs(field: str, operator: str, value: Any) -> Test:
+    kind, name = named_field(field)
+    if kind == "metrics":
+        if not isinstance(value, float) or operator not in COMPARE:
+            raise InvalidInput(f"{field} {operator} {_shown(value)}", where="filter", allowed="a number")
+        return _exists(summaries, name, COMPARE[operator](summaries.c.last, value))
+    if kind == "params":
+        return _absent(params, name, operator) if value is None else _exists(params, name, _on_param(operator, value))
+    if kind == "tags":
+        return (
+            _absent(tags, name, operator)
+            if value is None
+            else _exists(tags, name, on_text(tags.c.value, operator, value))
+        )
+    if name == "user_id":
+        return _exists(tags, _USER, on_text(tags.c.value, operator, value))
+    return on_column(run_column(name), field, operator, value)
+
+
+def _on_experiments(field: str, operator: str, value: Any) -> Test:
+    kind, name = named_field(field)
+    if kind == "tags":
+        of = (experiment_tags.c.experiment == experiments.c.id) & (experiment_tags.c.name == name)
+        if value is None:
+            present = sa.exists().where(of)
+            return ~present if operator == "IS NULL" else present
+        return sa.exists().where(of, on_text(experiment_tags.c.value, operator, value))
+    if kind:
+        raise InvalidInput(f"an experiment has no {kind}", where="filter", allowed="tags.NAME, name, created, changed")
+    public = {"started_at": "created"}.get(name, name)
+    return on_column(experiment_column(public), field, operator, value)
+
+
+def on_column(column: sa.Column[Any], field: str, operator: str, value: Any) -> Test:
+    """Compare a column of the thing itself: a time with milliseconds, anything else with a text.
+
+    Raises:
+        InvalidInput: When the value is of another kind.
+    """
+    if value is None:
+        raise InvalidInput(f"{field} {operator}", where="filter", allowed="IS NULL is for params and tags")
+    if column.name.endswith("_at"):
+        if operator not in COMPARE or not isinstance(value, float):
+            raise InvalidInput(f"{field} {operator} {_shown(value)}", where="filter", allowed="milliseconds since 1970")
+        return COMPARE[operator](column, _moment(value, field))
+    if column.name == "status":
+        value = (
+            [_STATUSES.get(one, one) for one in value] if isinstance(value, list) else _STATUSES.get(str(value), value)
+        )
+    if isinstance(value, float):
+        raise InvalidInput(f"{field} {operator} {value:g}", where="filter", allowed="a text in quotes")
+    return on_text(column, operator, value)
+
+
+def _moment(milliseconds: float, field: str) -> datetime:
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise InvalidInput(f"{field}: {milliseconds:g} is no time", where="filter") from None
+
+
+def on_text(column: sa.ColumnElement[Any], operator: str, value: Any) -> Test:
+    """Compare a text, with a text or a list of them."""
+    plain = value[0] if isinstance(value, tuple) else value
+    if isinstance(plain, float):
+        plain = f"{plain:g}"
+    if operator == "IN":
+        return column.in_(plain)
+    if operator == "NOT IN":
+        return column.not_in(plain)
+    if operator == "LIKE":
+        return like(column, plain, str(plain).translate(_TO_GLOB))
+    if operator == "ILIKE":
+        return column.ilike(plain)
+    return COMPARE[operator](column, plain)
+
+
+def _on_param(operator: str, value: Any) -> Test:
+    """Compare a parameter: a number with its number, a text with its text, whether it was logged as one or not."""
+    if isinstance(value, float):
+        if operator not in COMPARE:
+            raise InvalidInput(f"params {operator} {value:g}", where="filter", allowed="a text in quotes")
+        return COMPARE[operator](params.c.number, value)
+    column = sa.type_coerce(params.c.value, sa.Text())
+    if isinstance(value, list):
+        spelled = [form for one in value for form in _forms(one)]
+        return column.in_(spelled) if operator == "IN" else column.not_in(spelled)
+    word = value[0] if isinstance(value, tuple) else value
+    if operator in {"LIKE", "ILIKE"}:
+        return sa.or_(*(on_text(column, operator, form) for form in (json_text(word), word)))
+    forms = _forms(word)
+    if operator == "=":
+        return column.in_(forms)
+    if operator == "!=":
+        return column.not_in(forms)
+    return COMPARE[operator](column, forms[0])
+
+
+def _forms(word: str) -> list[str]:
+    """Return how a parameter may be stored that reads so: as a text, or as the number or the truth that it spells."""
+    forms = [json_text(word)]
+    try:
+        value = msgspec.json.decode(word.lower() if word in {"True", "False"} else word)
+    except msgspec.DecodeError:
+        return forms
+    return [*forms, json_text(value)] if isinstance(value, bool | int | float) else forms
+
+
+def _exists(table: sa.Table, name: str, test: Test) -> Test:
     return sa.exists().where(table.c.run == runs.c.id, table.c.name == name, test)
 
 
-class Order:
-    """An order of runs, and the place in it where a page ends.
-
-    Args:
-        text: ``"started"``, ``"-started"``, ``"metrics.NAME"`` or ``"-metrics.NAME"``. Runs without the metric, or
-            with NaN as its newest value, are left out.
-
-    Raises:
-        InvalidInput: When the text names no order.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.descending = text.startswith("-")
-        field = text.removeprefix("-")
-        self.metric = field.removeprefix("metrics.") if field.startswith("metrics.") else ""
-        if field != "started" and not self.metric:
-            raise InvalidInput(f"{text!r} is not an order", where="order", allowed=ORDER_ALLOWED)
-        self.column: sa.ColumnElement[Any] = summaries.c.last if self.metric else runs.c.started_at
-
-    def apply(self, query: sa.Select[Any], cursor: str | None) -> sa.Select[Any]:
-        """Return the query in this order, from the cursor on; the value ordered by is selected as ``placed``."""
-        query = query.add_columns(self.column.label("placed"))
-        if self.metric:
-            joined = (summaries.c.run == runs.c.id) & (summaries.c.name == self.metric)
-            query = query.join(summaries, joined).where(summaries.c.last.is_not(None))
-        if cursor is not None:
-            value, run = self._read(cursor)
-            beyond = self.column < value if self.descending else self.column > value
-            later = runs.c.id < run if self.descending else runs.c.id > run
-            query = query.where(beyond | ((self.column == value) & later))
-        columns = (self.column, runs.c.id)
-        return query.order_by(*(column.desc() if self.descending else column.asc() for column in columns))
-
-    def cursor(self, row: sa.Row[Any]) -> str:
-        """Return the place after a row."""
-        return base64.urlsafe_b64encode(json_text([self.text, _plain(row.placed), row.id]).encode()).decode()
-
-    def _read(self, cursor: str) -> tuple[Any, str]:
-        try:
-            text, value, run = msgspec.json.decode(base64.urlsafe_b64decode(cursor.encode()))
-            placed = msgspec.convert(value, float if self.metric else datetime, strict=False)
-        except (ValueError, TypeError, binascii.Error, msgspec.MsgspecError) as error:
-            raise InvalidInput("the cursor can't be read", where="cursor", fix="start again without one") from error
-        if text != self.text or not isinstance(run, str):
-            raise InvalidInput("the cursor is of another order", where="cursor", fix="start again without one")
-        return placed, run
+def _absent(table: sa.Table, name: str, operator: str) -> Test:
+    present = sa.exists().where(table.c.run == runs.c.id, table.c.name == name)
+    return ~present if operator == "IS NULL" else present
 
 
-def _plain(value: Any) -> Any:
-    """Return an infinity as text, because a cursor is JSON."""
-    return str(value) if value in (float("inf"), float("-inf")) else value
+def _shown(value: Any) -> str:
+    return str(value[0] if isinstance(value, tuple) else value)[:40]

@@ -21,8 +21,9 @@ from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
 from kilter.operations.client import Remote
 from kilter.tracking.environment import code_digest, environment_lock, main_source
+from kilter.tracking.liveness import LEASE_SECONDS
 from kilter.tracking.records import MetricPoint, Run, Status, spelled
-from kilter.tracking.service import LEASE_SECONDS, RunService
+from kilter.tracking.service import RunService
 
 _LOG = logging.getLogger("kilter.tracking")
 _BATCH = 500

@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-Status = Literal["RUNNING", "FINISHED", "FAILED", "INTERRUPTED"]
+Status = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "INTERRUPTED"]
+LoggedStatus = Literal["PENDING", "READY", "FAILED"]
 Number: TypeAlias = float | Literal["NaN", "Infinity", "-Infinity"]
 """A number; the three that JSON cannot say are spelled out, so that they survive every face."""
 
@@ -52,6 +53,7 @@ class MetricSummary(msgspec.Struct, frozen=True, kw_only=True):
     last_step: int
     least: float | None
     greatest: float | None
+    last_at: datetime | None = None
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,43 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     size: int
     at: datetime
+
+
+class DatasetInput(msgspec.Struct, frozen=True, kw_only=True):
+    """Data that a run read, as its client describes it.
+
+    Args:
+        name: What it is called.
+        digest: Names its content.
+        source_type: What kind of source it has: ``local``, ``delta_table``.
+        source: Where it came from.
+        schema: Its columns, as text.
+        profile: What it looks like, as text.
+        tags: What people say about it: ``mlflow.data.context`` is ``training`` or ``eval``.
+    """
+
+    name: str
+    digest: str
+    source_type: str = ""
+    source: str = ""
+    schema: str = ""
+    profile: str = ""
+    tags: dict[str, str] = {}
+
+
+class ModelUse(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that a run read or made, and at which step."""
+
+    model: str
+    role: Literal["input", "output"]
+    step: int = 0
+
+
+class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run read and made."""
+
+    datasets: tuple[DatasetInput, ...] = ()
+    models: tuple[ModelUse, ...] = ()
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +123,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         seed: Its seed.
         spec: Digest of the declaration that asked for it.
         reason: Why it failed or was interrupted.
+        deleted_at: When it was put away, or None.
+        experiment_number: The number of its experiment, which stays when the name changes.
+        inputs: What it read and made.
     """
 
     id: str
@@ -103,6 +145,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     spec: str = ""
     reason: str = ""
+    deleted_at: datetime | None = None
+    experiment_number: int = 0
+    inputs: RunInputs = RunInputs()
 
     def metric(self, name: str) -> float | None:
         """Return the newest value of a metric, or None."""
@@ -116,8 +161,92 @@ class RunPage(msgspec.Struct, frozen=True, kw_only=True):
     cursor: str | None
 
 
+class ModelMetric(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run measured of a model.
+
+    Args:
+        point: The value.
+        run: Who measured.
+        dataset: On which data.
+        dataset_digest: Names that data's content.
+    """
+
+    point: MetricPoint
+    run: str = ""
+    dataset: str = ""
+    dataset_digest: str = ""
+
+
+class LoggedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as a training left it, before anybody registered one.
+
+    Args:
+        id: Its id.
+        experiment_number: The experiment that it belongs to.
+        run: The run that made it, or empty.
+        name: What people call it.
+        type: What kind of model it is, in the client's words.
+        status: ``READY`` once all of its files are there.
+        message: Why it failed.
+        created_at: When it was made.
+        changed_at: When it was changed last.
+        deleted_at: When it was put away, or None.
+        params: What it was made with.
+        tags: What people say about it.
+        metrics: What runs measured of it.
+    """
+
+    id: str
+    experiment_number: int
+    run: str
+    name: str
+    type: str
+    status: LoggedStatus
+    message: str
+    created_at: datetime
+    changed_at: datetime
+    deleted_at: datetime | None
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: tuple[ModelMetric, ...]
+
+
+class LoggedModelPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of the logged models; ``cursor`` asks for the next ones, and is None at the end."""
+
+    models: tuple[LoggedModel, ...]
+    cursor: str | None
+
+
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
-    """An experiment in a list."""
+    """What runs belong to.
+
+    Args:
+        number: Its number, which never changes.
+        name: Its name.
+        created_at: When it was made.
+        changed_at: When its name or its tags changed last.
+        deleted_at: When it was put away, or None.
+        tags: What people say about it.
+    """
+
+    number: int
+    name: str
+    created_at: datetime
+    changed_at: datetime
+    deleted_at: datetime | None
+    tags: dict[str, str]
+
+
+class ExperimentPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of the experiments; ``cursor`` asks for the next ones, and is None at the end."""
+
+    experiments: tuple[Experiment, ...]
+    cursor: str | None
+
+
+class ExperimentRuns(msgspec.Struct, frozen=True, kw_only=True):
+    """An experiment in a list: how many runs it has, and when the newest began."""
 
     name: str
     runs: int

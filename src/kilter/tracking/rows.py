@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from kilter.core.errors import NotFound
-from kilter.tracking.records import Artifact, MetricSummary, Run, spelled
-from kilter.tracking.tables import artifacts, params, runs, summaries, tags
+from kilter.tracking.records import Artifact, DatasetInput, MetricSummary, ModelUse, Run, RunInputs, spelled
+from kilter.tracking.tables import artifacts, datasets, experiments, params, run_models, runs, summaries, tags
 
 
 def stored(value: float) -> float | None:
@@ -46,6 +47,10 @@ def filled(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[Run,
             found.setdefault(part.run, []).append(part)
         return found
 
+    names = {row.experiment for row in rows}
+    chosen = sa.select(experiments.c.name, experiments.c.id).where(experiments.c.name.in_(names))
+    numbers = {found.name: found.id for found in connection.execute(chosen)}
+    inputs = inputs_of(connection, identities)
     given, said, measured, kept = parts(params), parts(tags), parts(summaries), parts(artifacts)
     return tuple(
         Run(
@@ -65,6 +70,7 @@ def filled(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[Run,
                     last_step=part.last_step,
                     least=part.least,
                     greatest=part.greatest,
+                    last_at=part.last_at,
                 )
                 for part in measured.get(row.id, ())
             ),
@@ -79,6 +85,32 @@ def filled(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[Run,
             seed=row.seed,
             spec=row.spec,
             reason=row.reason,
+            deleted_at=row.deleted_at,
+            inputs=inputs.get(row.id, RunInputs()),
+            experiment_number=numbers.get(row.experiment, 0),
         )
         for row in rows
     )
+
+
+def inputs_of(connection: sa.Connection, runs: Sequence[str]) -> dict[str, RunInputs]:
+    """Return what runs read and made, by run; those that did neither are not in it."""
+    read: defaultdict[str, list[DatasetInput]] = defaultdict(list)
+    used: defaultdict[str, list[ModelUse]] = defaultdict(list)
+    chosen = sa.select(datasets).where(datasets.c.run.in_(runs)).order_by(datasets.c.run, datasets.c.name)
+    for row in connection.execute(chosen):
+        read[row.run].append(
+            DatasetInput(
+                name=row.name,
+                digest=row.digest,
+                source_type=row.source_type,
+                source=row.source,
+                schema=row.schema,
+                profile=row.profile,
+                tags=row.tags,
+            )
+        )
+    uses = sa.select(run_models).where(run_models.c.run.in_(runs)).order_by(run_models.c.step, run_models.c.model)
+    for row in connection.execute(uses):
+        used[row.run].append(ModelUse(model=row.model, role=row.role, step=row.step))
+    return {run: RunInputs(datasets=tuple(read[run]), models=tuple(used[run])) for run in {*read, *used}}

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import posixpath
-import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from kilter.core.clock import Clock, SystemClock
@@ -19,23 +14,26 @@ from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.core.ids import new_id
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
-from kilter.engines.sql.types import json_text
 from kilter.operations.table import operation
-from kilter.tracking.filters import Order, condition
-from kilter.tracking.records import Artifact, Experiment, MetricPoint, Run, RunPage, Status, spelled
-from kilter.tracking.rows import filled, one_run, restored, stored
-from kilter.tracking.tables import artifacts, metrics, params, runs, summaries, tags, writes
+from kilter.tracking.artifacts import ArtifactOperations
+from kilter.tracking.experiments import ExperimentOperations, join_experiment
+from kilter.tracking.filters import View, condition, viewed
+from kilter.tracking.inputs import InputOperations
+from kilter.tracking.liveness import LEASE_SECONDS, SILENT, alive, lease, require
+from kilter.tracking.logged_models import LoggedModelOperations, write_model_metrics
+from kilter.tracking.orders import Orders
+from kilter.tracking.records import ExperimentRuns, MetricPoint, ModelMetric, Run, RunPage, Status, spelled
+from kilter.tracking.rows import filled, one_run, restored
+from kilter.tracking.tables import metrics, runs, tags, writes
+from kilter.tracking.writing import write_metrics, write_params, write_tags
 
-LEASE_SECONDS = 120.0
-"""How long after its last sign of life a run counts as interrupted."""
-
-_NAME = re.compile(r"^[\w][\w ./@:+%()\-]{0,249}$")
-_MOST = 1000
+_MOST = 50_000
+_LONGEST_PATIENCE = 30 * 86400.0
 _DONE: tuple[Status, ...] = ("FINISHED", "FAILED", "INTERRUPTED")
 
 
-class RunService:
-    """Runs, their parameters, metrics and files.
+class RunService(ExperimentOperations, ArtifactOperations, InputOperations, LoggedModelOperations):
+    """Experiments, runs, their parameters, metrics and files.
 
     Args:
         database: Where the rows are.
@@ -66,6 +64,8 @@ class RunService:
         seed: int | None = None,
         spec: str = "",
         key: str = "",
+        started_at: datetime | None = None,
+        patience: float = LEASE_SECONDS,
     ) -> Run:
         """Start a run.
 
@@ -81,25 +81,32 @@ class RunService:
             seed: Its seed.
             spec: Digest of the declaration that asked for it.
             key: Idempotency key: the same key gives the run that it gave the first time.
+            started_at: When it began; now, if not said.
+            patience: Seconds after its last sign of life from which it counts as interrupted.
 
         Raises:
             InvalidInput: When a name can't be used or JSON can't say a parameter.
+            Conflict: When the experiment is deleted.
         """
-        _check_name(experiment, "experiment")
+        if not 1.0 <= patience <= _LONGEST_PATIENCE:
+            raise InvalidInput(f"{patience:g}", where="patience", allowed=f"1 to {_LONGEST_PATIENCE:g} seconds")
         with self._database.transaction() as connection:
             if key:
                 known = connection.execute(sa.select(runs.c.id).where(runs.c.key == key)).scalar()
                 if known is not None:
                     return one_run(connection, known)
-            identity = new_id("run", self._clock.now())
+            join_experiment(connection, self._clock, experiment)
+            began = started_at or self._clock.now()
+            identity = new_id("run", began)
             connection.execute(
                 runs.insert().values(
                     id=identity,
                     experiment=experiment,
                     name=name or identity,
                     status="RUNNING",
-                    started_at=self._clock.now(),
-                    lease_until=self._lease(),
+                    started_at=began,
+                    lease_until=lease(self._wall, patience),
+                    patience=patience,
                     data_digest=data_digest,
                     feature_digest=feature_digest,
                     code_digest=code_digest,
@@ -110,8 +117,8 @@ class RunService:
                     key=key or None,
                 )
             )
-            self._write_params(connection, identity, params or {})
-            self._write_tags(connection, identity, tags or {})
+            write_params(connection, identity, params or {})
+            write_tags(connection, identity, tags or {})
             return one_run(connection, identity)
 
     @operation(writes=True)
@@ -122,15 +129,15 @@ class RunService:
             Conflict: When a parameter has another value already, or the run has ended.
         """
         with self._database.transaction() as connection:
-            self._alive(connection, run)
-            self._write_params(connection, run, params)
+            alive(connection, run, self._wall)
+            write_params(connection, run, params)
 
     @operation(writes=True)
     def log_tags(self, run: str, tags: dict[str, str]) -> None:
         """Note what people say about a run; the newest word counts, also after its end."""
         with self._database.transaction() as connection:
-            self._require(connection, run)
-            self._write_tags(connection, run, tags)
+            require(connection, run)
+            write_tags(connection, run, tags)
 
     @operation(writes=True)
     def log_metrics(self, run: str, points: Sequence[MetricPoint], key: str = "") -> None:
@@ -144,56 +151,113 @@ class RunService:
         Raises:
             Conflict: When the run has ended.
         """
-        now = self._clock.now()
-        for point in points:
-            _check_name(point.name, "metric")
-        with self._database.transaction() as connection:
-            if key and not self._first(connection, run, key):
-                return
-            self._alive(connection, run)
-            if points:
-                connection.execute(
-                    metrics.insert(),
-                    [
-                        {
-                            "run": run,
-                            "name": point.name,
-                            "step": point.step,
-                            "value": stored(point.number),
-                            "at": point.at or now,
-                        }
-                        for point in points
-                    ],
-                )
-                self._summarise(connection, run, points)
+        self._log(run, points, {}, {}, key=key)
 
     @operation(writes=True)
-    def log_artifact(self, run: str, name: str, data: bytes) -> Artifact:
-        """Keep a file of a run; the same name again replaces it.
+    def log_batch(
+        self,
+        run: str,
+        points: Sequence[MetricPoint] = (),
+        params: dict[str, Any] | None = None,
+        tags: dict[str, str] | None = None,
+        key: str = "",
+        of_models: dict[str, Sequence[ModelMetric]] | None = None,
+    ) -> None:
+        """Add points, parameters and tags to a run, all or none; also after its end, as evaluations do.
 
         Args:
             run: The run.
-            name: A relative path: ``plots/roc.png``.
-            data: The bytes.
+            points: Points of metrics.
+            params: What it is given; a parameter never changes its value.
+            tags: What people say about it.
+            key: Idempotency key: a batch is added once per key.
+            of_models: What it measured of logged models, by their ids.
 
         Raises:
-            InvalidInput: When the name climbs out of the run.
+            NotFound: When there is no such run or model.
+            Conflict: When the run is deleted, or a parameter has another value already.
         """
-        clean = posixpath.normpath(name)
-        if not name or clean.startswith(("/", "../")) or clean in {".", ".."} or "\\" in name or "\x00" in name:
-            raise InvalidInput(
-                f"{name!r} is not a file's name", where="artifact", allowed='a relative path: "plots/roc.png"'
-            )
-        kept = Artifact(name=clean, digest=self._objects.put(data), size=len(data), at=self._clock.now())
+        self._log(run, points, params or {}, tags or {}, key=key, late=True, of_models=of_models or {})
+
+    def _log(
+        self,
+        run: str,
+        points: Sequence[MetricPoint],
+        given: dict[str, Any],
+        said: dict[str, str],
+        *,
+        key: str,
+        late: bool = False,
+        of_models: Mapping[str, Sequence[ModelMetric]] | None = None,
+    ) -> None:
         with self._database.transaction() as connection:
-            self._alive(connection, run)
-            values = {"digest": kept.digest, "size": kept.size, "at": kept.at}
-            connection.execute(
-                self._insert(artifacts)
-                .values(run=run, name=clean, **values)
-                .on_conflict_do_update(index_elements=[artifacts.c.run, artifacts.c.name], set_=values)
+            if key and not self._first(connection, run, key):
+                return
+            alive(connection, run, self._wall, late=late)
+            write_params(connection, run, given)
+            write_metrics(connection, run, points, self._clock.now())
+            write_tags(connection, run, said)
+            for model, found in (of_models or {}).items():
+                write_model_metrics(connection, model, found)
+
+    @operation(writes=True)
+    def untag(self, run: str, name: str) -> None:
+        """Take back what was said about a run.
+
+        Raises:
+            NotFound: When it has no such tag.
+        """
+        with self._database.transaction() as connection:
+            require(connection, run)
+            of = (tags.c.run == run) & (tags.c.name == name)
+            if not connection.execute(tags.delete().where(of)).rowcount:
+                raise NotFound(f"run {run} has no tag {name!r}", where="runs")
+
+    @operation(writes=True)
+    def change(
+        self, run: str, name: str | None = None, status: Status | None = None, ended_at: datetime | None = None
+    ) -> Run:
+        """Set what a client says about a run as a whole: unlike :meth:`finish`, it may say so again and otherwise.
+
+        Args:
+            run: The run.
+            name: What people call it.
+            status: How it stands.
+            ended_at: When it ended.
+
+        Raises:
+            Conflict: When the run is deleted.
+        """
+        values: dict[str, Any] = {}
+        if name:
+            values["name"] = name
+        if status is not None:
+            values |= {"status": status, "reason": ""}
+        if ended_at is not None or status in {"RUNNING", "SCHEDULED"}:
+            values["ended_at"] = ended_at
+        with self._database.transaction() as connection:
+            alive(connection, run, self._wall, late=True)
+            if values:
+                connection.execute(runs.update().where(runs.c.id == run).values(**values))
+            return one_run(connection, run)
+
+    @operation(writes=True)
+    def delete(self, run: str) -> None:
+        """Put a run away; nothing is lost, and it can be brought back. Deleting it again changes nothing."""
+        self._mark(run, self._clock.now())
+
+    @operation(writes=True)
+    def restore(self, run: str) -> None:
+        """Bring a deleted run back; one that is there stays as it is."""
+        self._mark(run, None)
+
+    def _mark(self, run: str, deleted_at: datetime | None) -> None:
+        with self._database.transaction() as connection:
+            require(connection, run)
+            of = (runs.c.id == run) & (
+                runs.c.deleted_at.is_not(None) if deleted_at is None else runs.c.deleted_at.is_(None)
             )
-        return kept
+            connection.execute(runs.update().where(of).values(deleted_at=deleted_at))
 
     @operation(writes=True)
     def finish(self, run: str, status: Status = "FINISHED", reason: str = "") -> Run:
@@ -205,7 +269,7 @@ class RunService:
         if status == "RUNNING":
             raise InvalidInput("a run can't end as RUNNING", where="status", allowed=", ".join(_DONE))
         with self._database.transaction() as connection:
-            now = self._require(connection, run)
+            now = require(connection, run)
             if now not in {"RUNNING", "INTERRUPTED", status}:
                 raise Conflict(f"run {run} has ended as {now}", where="runs", fix="start another run")
             if now != status:
@@ -220,7 +284,7 @@ class RunService:
     def heartbeat(self, run: str) -> None:
         """Say that a run is alive; every write of its own says so too."""
         with self._database.transaction() as connection:
-            self._alive(connection, run)
+            alive(connection, run, self._wall)
 
     @operation(writes=True)
     def interrupt_orphans(self) -> tuple[str, ...]:
@@ -233,7 +297,7 @@ class RunService:
             found = connection.execute(
                 runs.update()
                 .where(dead)
-                .values(status="INTERRUPTED", reason="no sign of life", ended_at=self._clock.now())
+                .values(status="INTERRUPTED", reason=SILENT, ended_at=self._clock.now())
                 .returning(runs.c.id)
             )
             return tuple(sorted(found.scalars()))
@@ -251,13 +315,15 @@ class RunService:
             return one_run(connection, run)
 
     @operation
-    def experiments(self) -> tuple[Experiment, ...]:
-        """Return every experiment, the one with the newest run first."""
+    def experiments(self) -> tuple[ExperimentRuns, ...]:
+        """Return every experiment that has runs, the one with the newest run first."""
         newest = sa.func.max(runs.c.started_at, type_=runs.c.started_at.type)
         query = sa.select(runs.c.experiment, sa.func.count().label("count"), newest.label("newest"))
-        query = query.group_by(runs.c.experiment).order_by(newest.desc())
+        query = query.where(runs.c.deleted_at.is_(None)).group_by(runs.c.experiment).order_by(newest.desc())
         with self._database.reading() as connection:
-            return tuple(Experiment(name=row[0], runs=row[1], newest=row[2]) for row in connection.execute(query).all())
+            return tuple(
+                ExperimentRuns(name=row[0], runs=row[1], newest=row[2]) for row in connection.execute(query).all()
+            )
 
     @operation
     def list(
@@ -267,33 +333,44 @@ class RunService:
         order: str = "-started",
         limit: int = 50,
         cursor: str | None = None,
+        view: View = "alive",
+        among: Sequence[str] | None = None,
     ) -> RunPage:
         """Return runs, page by page.
 
         Args:
             experiment: Only of this experiment.
             filter: Comparisons joined by ``and``: ``metrics.auc > 0.7 and params.trees = 80 and status = 'FINISHED'``.
-            order: ``started`` or ``metrics.NAME``; with ``-`` in front the greatest first.
-            limit: At most so many, from 1 to 1000.
+            order: ``started``, ``ended``, ``name``, ``metrics.NAME``, ``params.NAME`` or ``tags.NAME``; with ``-`` in front the
+                greatest first, several with commas between. Runs without the field come last.
+            limit: At most so many, from 1 to 50,000.
             cursor: From the page before.
+            view: ``alive``, ``deleted`` or ``all``.
+            among: Only of these experiments; None for all.
 
         Raises:
             InvalidInput: When the filter, the order or the cursor can't be read.
         """
         if not 1 <= limit <= _MOST:
             raise InvalidInput(f"{limit}", where="limit", allowed=f"1 to {_MOST}")
-        placing = Order(order)
-        query = placing.apply(sa.select(runs), cursor)
-        if experiment:
-            query = query.where(runs.c.experiment == experiment)
+        placing = Orders(order)
+        chosen = sa.select(runs).where(*viewed(runs.c.deleted_at, view))
+        names = [*(among or ()), *([experiment] if experiment else [])]
+        if names or among is not None:
+            chosen = chosen.where(runs.c.experiment == names[0] if len(names) == 1 else runs.c.experiment.in_(names))
         if filter.strip():
-            query = query.where(condition(filter))
+            chosen = chosen.where(condition(filter))
         with self._database.reading() as connection:
-            rows = connection.execute(query.limit(limit + 1)).all()
+            rows: Sequence[sa.Row[Any]] = ()
+            quick = placing.present(chosen) if cursor is None else None
+            if quick is not None:
+                rows = connection.execute(quick.limit(limit + 1)).all()
+            if len(rows) <= limit:
+                rows = connection.execute(placing.apply(chosen, cursor).limit(limit + 1)).all()
             page = rows[:limit]
-            return RunPage(
-                runs=filled(connection, page), cursor=placing.cursor(page[-1]) if len(rows) > limit else None
-            )
+            start = 0 if placing.by_time else placing.start(cursor)
+            following = placing.cursor(start + limit, page[-1]) if len(rows) > limit else None
+            return RunPage(runs=filled(connection, page), cursor=following)
 
     @operation
     def metrics(self, run: str, name: str, after: int | None = None, limit: int = 100_000) -> tuple[MetricPoint, ...]:
@@ -305,127 +382,75 @@ class RunService:
             after: Only steps greater than this.
             limit: At most so many.
         """
-        query = sa.select(metrics).where(metrics.c.run == run, metrics.c.name == name)
+        return self.metric_points(run, name, after=after, limit=limit)
+
+    def curve(
+        self, run: str, name: str, points: int, first: int | None = None, last: int | None = None
+    ) -> tuple[MetricPoint, ...]:
+        """Return a metric's points thinned evenly over the steps, its ends and its newest value at each step kept.
+
+        Args:
+            run: The run.
+            name: The metric.
+            points: About how many to return; all of them when there are no more.
+            first: The first step.
+            last: The last step.
+        """
+        of = (metrics.c.run == run) & (metrics.c.name == name)
+        if first is not None:
+            of &= metrics.c.step >= first
+        if last is not None:
+            of &= metrics.c.step <= last
+        newest: sa.Select[Any] | sa.CompoundSelect[Any] = (
+            sa.select(sa.func.max(metrics.c.id)).where(of).group_by(metrics.c.step)
+        )
+        with self._database.reading() as connection:
+            require(connection, run)
+            count, least, greatest = connection.execute(
+                sa.select(sa.func.count(), sa.func.min(metrics.c.step), sa.func.max(metrics.c.step)).where(of)
+            ).one()
+            if count > points:
+                width = max((greatest - least + 1) // max(points - 2, 1), 1)
+                # One of each stretch of steps: the newest point of its last step; and the ends as they are.
+                stretch = (metrics.c.step - least) // width
+                thinned = sa.select(sa.func.max(metrics.c.id)).where(of).group_by(stretch)
+                newest = sa.union(thinned, sa.select(sa.func.min(metrics.c.id)).where(of & (metrics.c.step == least)))
+            query = sa.select(metrics.c.value, metrics.c.step, metrics.c.at).where(metrics.c.id.in_(newest))
+            rows = connection.execute(query.order_by(metrics.c.step, metrics.c.id)).all()
+        return tuple(
+            MetricPoint(name=name, value=spelled(restored(value)), step=step, at=at) for value, step, at in rows
+        )
+
+    def metric_points(
+        self, run: str, name: str, *, after: int | None = None, skip: int = 0, limit: int = 100_000
+    ) -> tuple[MetricPoint, ...]:
+        """Return the points of a metric as :meth:`metrics` does, from a place on.
+
+        Args:
+            run: The run.
+            name: The metric.
+            after: Only steps greater than this.
+            skip: How many to leave out at the beginning.
+            limit: At most so many.
+        """
+        query = sa.select(metrics.c.value, metrics.c.step, metrics.c.at)
+        query = query.where(metrics.c.run == run, metrics.c.name == name)
         if after is not None:
             query = query.where(metrics.c.step > after)
         with self._database.reading() as connection:
-            self._require(connection, run)
-            rows = connection.execute(query.order_by(metrics.c.step, metrics.c.id).limit(limit)).all()
+            require(connection, run)
+            rows = connection.execute(query.order_by(metrics.c.step, metrics.c.id).offset(skip).limit(limit)).all()
         return tuple(
-            MetricPoint(name=name, value=spelled(restored(row.value)), step=row.step, at=row.at) for row in rows
+            MetricPoint(name=name, value=spelled(restored(value)), step=step, at=at) for value, step, at in rows
         )
 
-    @operation
-    def artifact(self, run: str, name: str) -> bytes:
-        """Return the bytes of a run's file.
-
-        Raises:
-            NotFound: When the run has no such file.
-            Damaged: When the stored bytes have another digest.
-        """
-        with self._database.reading() as connection:
-            self._require(connection, run)
-            found = connection.execute(
-                sa.select(artifacts.c.digest).where(artifacts.c.run == run, artifacts.c.name == name)
-            ).scalar()
-        if found is None:
-            raise NotFound(f"run {run} has no file {name!r}", where="runs", fix="see the run's artifacts")
-        return self._objects.get(found)
-
     # ------------------------------------------------------------ within
-
-    def _lease(self) -> datetime:
-        return self._wall.now() + timedelta(seconds=LEASE_SECONDS)
-
-    def _insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-        return (postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert)(table)
-
-    def _require(self, connection: sa.Connection, run: str) -> Status:
-        status: Status | None = connection.execute(sa.select(runs.c.status).where(runs.c.id == run)).scalar()
-        if status is None:
-            raise NotFound(f"there is no run {run!r}", where="runs")
-        return status
-
-    def _alive(self, connection: sa.Connection, run: str) -> None:
-        """Renew the lease; a run that was taken for dead is alive again. The row stays locked until the transaction ends."""
-        changed = connection.execute(
-            runs.update()
-            .where(runs.c.id == run, runs.c.status.in_(("RUNNING", "INTERRUPTED")))
-            .values(status="RUNNING", lease_until=self._lease(), ended_at=None, reason="")
-        ).rowcount
-        if not changed:
-            status = self._require(connection, run)
-            raise Conflict(f"run {run} has ended as {status}", where="runs", fix="start another run")
 
     def _first(self, connection: sa.Connection, run: str, key: str) -> bool:
         try:
             with connection.begin_nested():
                 connection.execute(writes.insert().values(key=f"{run}/{key}", run=run))
         except IntegrityError:
-            self._require(connection, run)
+            require(connection, run)
             return False
         return True
-
-    def _write_params(self, connection: sa.Connection, run: str, given: Mapping[str, Any]) -> None:
-        """Write parameters; the caller holds the run's row, so nobody writes them meanwhile."""
-        chosen = sa.select(params.c.name, params.c.value).where(params.c.run == run)
-        known = {row.name: row.value for row in connection.execute(chosen)}
-        new = []
-        for name, value in given.items():
-            _check_name(name, "param")
-            number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-            said = value if number is None or math.isfinite(number) else str(value)
-            plain = msgspec.json.decode(json_text(said))  # as it will come back: a tuple is a list
-            if name not in known:
-                new.append(
-                    {"run": run, "name": name, "value": plain, "number": None if number is None else stored(number)}
-                )
-            elif known[name] != plain:
-                raise Conflict(
-                    f"param {name!r} of run {run} is {known[name]!r} and can't become {value!r}",
-                    where="runs",
-                    fix="start another run, or log what changes as a metric",
-                )
-        if new:
-            connection.execute(params.insert(), new)
-
-    def _write_tags(self, connection: sa.Connection, run: str, given: Mapping[str, str]) -> None:
-        for name, value in given.items():
-            _check_name(name, "tag")
-            connection.execute(
-                self._insert(tags)
-                .values(run=run, name=name, value=value)
-                .on_conflict_do_update(index_elements=[tags.c.run, tags.c.name], set_={"value": value})
-            )
-
-    def _summarise(self, connection: sa.Connection, run: str, points: Sequence[MetricPoint]) -> None:
-        by_name: dict[str, list[MetricPoint]] = {}
-        for point in points:
-            by_name.setdefault(point.name, []).append(point)
-        for name, batch in by_name.items():
-            where = (summaries.c.run == run) & (summaries.c.name == name)
-            known = connection.execute(sa.select(summaries).where(where)).first()
-            newest = batch[0]
-            for point in batch:  # the newest of a step is the one written last
-                newest = point if point.step >= newest.step else newest
-            finite = [point.number for point in batch if math.isfinite(point.number)]
-            if known is not None:
-                finite.extend(value for value in (known.least, known.greatest) if value is not None)
-            values: dict[str, Any] = {
-                "points": len(batch) + (0 if known is None else known.points),
-                "least": min(finite, default=None),
-                "greatest": max(finite, default=None),
-            }
-            if known is None or newest.step >= known.last_step:
-                values |= {"last": stored(newest.number), "last_step": newest.step}
-            statement = summaries.insert().values(run=run, name=name, **values)
-            connection.execute(statement if known is None else summaries.update().where(where).values(**values))
-
-
-def _check_name(name: str, what: str) -> None:
-    if not _NAME.match(name):
-        raise InvalidInput(
-            f"{name[:60]!r} can't be the name of a {what}",
-            where=what,
-            allowed="1 to 250 letters, digits, spaces or ./@:+%()-, the first a letter or digit",
-        )

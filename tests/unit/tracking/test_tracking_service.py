@@ -180,7 +180,7 @@ def test_a_filter_that_cannot_be_read_says_what_can(runs: RunService, text: str)
 
 
 def test_wrong_pages_are_refused(runs: RunService) -> None:
-    for arguments in ({"order": "name"}, {"limit": 0}, {"cursor": "nonsense"}, {"cursor": "WyJhIl0="}):
+    for arguments in ({"order": "colour"}, {"limit": 0}, {"cursor": "nonsense"}, {"cursor": "WyJhIl0="}):
         with pytest.raises(InvalidInput):
             runs.list(**arguments)  # type: ignore[arg-type]
     with pytest.raises(NotFound):

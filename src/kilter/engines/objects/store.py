@@ -75,6 +75,25 @@ class ObjectStore:
             raise _unavailable(error, self.url) from error
         return name
 
+    def put_file(self, file: Path, name: str, size: int) -> None:
+        """Keep a file's bytes, which are read in pieces.
+
+        Args:
+            file: The file.
+            name: Its digest, which the caller took while writing it.
+            size: Its length in bytes.
+
+        Raises:
+            Unavailable: When the store is full, read-only or unreachable; nothing is half-written.
+        """
+        path = _path(name)
+        try:
+            if self._size(path) != size:
+                obstore.put(self._engine, path, file)
+                self._sync(path)
+        except (BaseError, OSError) as error:
+            raise _unavailable(error, self.url) from error
+
     def get(self, name: str) -> bytes:
         """Return the bytes of a digest.
 

@@ -266,8 +266,8 @@ def upgrade() -> None:
     op.create_table(
         "runs",
         sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("experiment", sa.String(length=200), nullable=False),
-        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("experiment", sa.String(length=500), nullable=False),
+        sa.Column("name", sa.String(length=8000), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("started_at", UtcDateTime(), nullable=False),
         sa.Column("ended_at", UtcDateTime(), nullable=True),

@@ -1,0 +1,70 @@
+"""Which runs are alive: each sign of life holds for a while, by the machine's clock."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from kilter.core.clock import Clock
+from kilter.core.errors import Conflict, NotFound
+from kilter.tracking.records import Status
+from kilter.tracking.tables import runs
+
+LEASE_SECONDS = 120.0
+"""How long after its last sign of life a run counts as interrupted."""
+
+SILENT = "no sign of life"
+"""The reason of a run that was taken for dead."""
+
+
+def lease(wall: Clock, patience: float) -> datetime:
+    """Return until when a sign of life holds that comes now.
+
+    Args:
+        wall: What time it is on this machine.
+        patience: For how many seconds.
+    """
+    return wall.now() + timedelta(seconds=patience)
+
+
+def require(connection: sa.Connection, run: str) -> Status:
+    """Return a run's status.
+
+    Raises:
+        NotFound: When there is no such run.
+    """
+    status: Status | None = connection.execute(sa.select(runs.c.status).where(runs.c.id == run)).scalar()
+    if status is None:
+        raise NotFound(f"there is no run {run!r}", where="runs")
+    return status
+
+
+def alive(connection: sa.Connection, run: str, wall: Clock, *, late: bool = False) -> None:
+    """Renew the lease; a run that was taken for dead is alive again. SQLite's writer is alone; PostgreSQL locks the row.
+
+    Args:
+        connection: Of a transaction that writes.
+        run: The run.
+        wall: What time it is on this machine.
+        late: A run that has ended may be written to as well.
+
+    Raises:
+        NotFound: When there is no such run.
+        Conflict: When it is deleted, or has ended and may not be written to.
+    """
+    found = connection.execute(sa.select(runs).where(runs.c.id == run).with_for_update()).first()
+    if found is None:
+        raise NotFound(f"there is no run {run!r}", where="runs")
+    if found.deleted_at is not None:
+        raise Conflict(f"run {run} is deleted", where="runs", fix="restore it first")
+    taken_for_dead = found.status == "INTERRUPTED" and (not late or found.reason == SILENT)
+    if found.status != "RUNNING" and not taken_for_dead:
+        if late:
+            return
+        raise Conflict(f"run {run} has ended as {found.status}", where="runs", fix="start another run")
+    fresh = lease(wall, found.patience)
+    if found.status != "RUNNING" or fresh - found.lease_until > timedelta(seconds=found.patience / 10):
+        connection.execute(
+            runs.update().where(runs.c.id == run).values(status="RUNNING", lease_until=fresh, ended_at=None, reason="")
+        )
