@@ -165,6 +165,8 @@ class RunService(ExperimentOperations, ArtifactOperations, InputOperations, Logg
     ) -> None:
         """Add points, parameters and tags to a run, all or none; also after its end, as evaluations do.
 
+        Without a key, a point that is there already (equal in step, value and time) is not added again.
+
         Args:
             run: The run.
             points: Points of metrics.
@@ -195,7 +197,7 @@ class RunService(ExperimentOperations, ArtifactOperations, InputOperations, Logg
                 return
             alive(connection, run, self._wall, late=late)
             write_params(connection, run, given)
-            write_metrics(connection, run, points, self._clock.now())
+            write_metrics(connection, run, points, self._clock.now(), once=late and not key)
             write_tags(connection, run, said)
             for model, found in (of_models or {}).items():
                 write_model_metrics(connection, model, found)

@@ -101,8 +101,19 @@ def write_tags(connection: sa.Connection, run: str, given: Mapping[str, str]) ->
     upsert(connection, tags, [{"run": run, "name": name, "value": value} for name, value in given.items()])
 
 
-def write_metrics(connection: sa.Connection, run: str, points: Sequence[MetricPoint], now: datetime) -> None:
-    """Add points to metrics, and bring each metric's one line up to date."""
+def write_metrics(
+    connection: sa.Connection, run: str, points: Sequence[MetricPoint], now: datetime, *, once: bool = False
+) -> None:
+    """Add points to metrics, and bring each metric's one line up to date.
+
+    Args:
+        connection: Of a transaction that writes.
+        run: The run.
+        points: The points.
+        now: When those happened that don't say it.
+        once: Leave out points that are there already, equal in step, value and time: a client that has no keys sends a batch
+            again when its answer was lost.
+    """
     if not points:
         return
     by_name: dict[str, list[MetricPoint]] = {}
@@ -110,25 +121,48 @@ def write_metrics(connection: sa.Connection, run: str, points: Sequence[MetricPo
         by_name.setdefault(point.name, []).append(point)
     for name in by_name:
         check_name(name, "metric")
-    connection.execute(
-        metrics.insert(),
-        [
-            {
-                "run": run,
-                "name": point.name,
-                "step": point.step,
-                "value": stored(point.number),
-                "at": point.at or now,
-            }
-            for point in points
-        ],
-    )
-    _summarise(connection, run, by_name, now)
-
-
-def _summarise(connection: sa.Connection, run: str, by_name: Mapping[str, list[MetricPoint]], now: datetime) -> None:
     chosen = sa.select(summaries).where(summaries.c.run == run, summaries.c.name.in_(list(by_name)))
     known = {row.name: row for row in connection.execute(chosen)}
+    if once:
+        by_name = _new(connection, run, by_name, known)
+    rows = [
+        {"run": run, "name": point.name, "step": point.step, "value": stored(point.number), "at": point.at or now}
+        for batch in by_name.values()
+        for point in batch
+    ]
+    if rows:
+        connection.execute(metrics.insert(), rows)
+        _summarise(connection, run, by_name, known, now)
+
+
+def _new(
+    connection: sa.Connection,
+    run: str,
+    by_name: Mapping[str, list[MetricPoint]],
+    known: Mapping[str, sa.Row[Any]],
+) -> dict[str, list[MetricPoint]]:
+    """Return the points that are not there yet; a metric that only moves on to later steps is not looked at."""
+    found: dict[str, list[MetricPoint]] = {}
+    for name, batch in by_name.items():
+        steps = [point.step for point in batch]
+        if name in known and min(steps) <= known[name].last_step:
+            between = metrics.c.step.between(min(steps), max(steps))
+            of = (metrics.c.run == run) & (metrics.c.name == name) & between
+            rows = connection.execute(sa.select(metrics.c.step, metrics.c.value, metrics.c.at).where(of))
+            there = {tuple(row) for row in rows}
+            batch = [point for point in batch if (point.step, stored(point.number), point.at) not in there]  # noqa: PLW2901
+        if batch:
+            found[name] = batch
+    return found
+
+
+def _summarise(
+    connection: sa.Connection,
+    run: str,
+    by_name: Mapping[str, list[MetricPoint]],
+    known: Mapping[str, sa.Row[Any]],
+    now: datetime,
+) -> None:
     new: list[dict[str, Any]] = []
     changed: list[dict[str, Any]] = []
     for name, batch in by_name.items():
