@@ -26,12 +26,16 @@ from kilter.packaging.constant import Constant
 from kilter.serving.recording.predictions import PredictionLog
 from kilter.testing.streams import broker, kafka_cluster
 
+from ..contract import brokers, pubsub_emulator  # noqa: TID252 - the same brokers
+
 KILLS = int(os.environ.get("KILTER_KILLS", "1"))
 PER_LIFE = 1_500
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(120 + 20 * KILLS)]
 
-ENGINES = ["log to kafka", "kafka to redis", "redis to nats", "nats to log"]
+_SLOW = ["kinesis to pubsub", "pubsub to kinesis"]
+ENGINES = ["log to kafka", "kafka to redis", "redis to nats", "nats to log", "log to rabbitmq", "rabbitmq to log",
+           *(pytest.param(one, marks=pytest.mark.slow) for one in _SLOW)]  # fmt: skip
 """Every engine is read once and written once."""
 
 
@@ -53,6 +57,27 @@ def nats(tmp_path_factory):
         yield f"nats://{address}/{{}}"
 
 
+@pytest.fixture
+def rabbitmq():
+    with brokers.rabbitmq() as address, brokers.queues(address) as prefix:
+        yield f"rabbitmq://{address}/{prefix}-{{}}"
+
+
+@pytest.fixture
+def kinesis(s3_server, monkeypatch):
+    for name, value in brokers.AWS.items():
+        monkeypatch.setenv(name, value)
+    with brokers.shards(s3_server, streams=("in", "out", "out-dead")) as prefix:
+        yield f"kinesis://{brokers.REGION}/{prefix}-{{}}?endpoint={s3_server}"
+
+
+@pytest.fixture
+def pubsub(monkeypatch):
+    with pubsub_emulator.pubsub() as (_, address):
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
+        yield "pubsub://tests/{}?settle=1"
+
+
 @pytest.mark.parametrize("engines", ENGINES)
 def test_killed_again_and_again(engines, tmp_path, request):
     given, _, wanted = engines.partition(" to ")
@@ -68,7 +93,7 @@ def test_killed_again_and_again(engines, tmp_path, request):
         table=Table("t", "id", "at"),
     )
     workspace.models.register("half", bundle.digest, "run", "spec", "data", "test")
-    source = pattern.format("in") + ("?partitions=all" if given == "kafka" else "")
+    source = pattern.format("in") + {"kafka": "?partitions=all", "pubsub": "&lease=10"}.get(given, "")
     arguments = [sys.executable, "-m", "kilter.cli.main", "stream", "half@v1", "--store", str(tmp_path), "--from", source,
                  "--to", target.format("out"), "--batch", "40"]  # fmt: skip
     chance = random.Random(engines)
@@ -125,7 +150,16 @@ def _counter(place, folder):
 
         return count, log.close
     source = _reader(place, "watch", folder)
-    return source.lag, source.close
+    if place.scheme not in {"kinesis", "pubsub"}:
+        return source.lag, source.close
+    come = 0
+
+    def taken():  # their lag is counted up to a bound
+        nonlocal come
+        come += len(source.take(10_000, 0.0).messages)
+        return come
+
+    return taken, source.close
 
 
 def _messages(place, folder):
@@ -141,4 +175,4 @@ def _messages(place, folder):
 
 def _reader(place, group, folder):
     options = {"partitions": "all"} if place.scheme == "kafka" else {}
-    return open_source(place._replace(options=options), group, str, folder)
+    return open_source(place._replace(options=place.options | options), group, str, folder)

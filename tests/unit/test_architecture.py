@@ -18,8 +18,12 @@ LONGEST = 800
 FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc"}
 
 HEAVY = {
+    "aio_pika": ("kilter.engines.streams.rabbitmq",),
+    "aiormq": ("kilter.engines.streams.rabbitmq",),
     "alembic": ("kilter.engines.sql",),
     "apprise": ("kilter.engines.notify",),
+    "boto3": ("kilter.engines.streams.kinesis",),
+    "botocore": ("kilter.engines.streams.kinesis",),
     "confluent_kafka": ("kilter.engines.streams.kafka",),
     "deltalake": ("kilter.engines.tables",),
     "granian": ("kilter.server",),

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 _TEXT = """\
 Read messages (a JSON object each: a row), answer them with a model, write the answers to another stream, and commit. A process
 that is killed loses nothing and answers nothing twice. Messages that can't be used go to the dead letters with the reason.
-Streams: log:NAME (in the store), kafka://host:port/topic, nats://host:port/subject, redis://host:port/stream; options behind a
-question mark are each engine's own (see docs/streaming.md)."""
+Streams: log:NAME (in the store), kafka://host:port/topic, nats://host:port/subject, redis://host:port/stream,
+rabbitmq://host:port/stream, kinesis://region/stream, pubsub://project/topic; options behind a question mark are each engine's own
+(see docs/streaming.md)."""
 _EVERY = 10.0
 
 

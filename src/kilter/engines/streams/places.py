@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -11,17 +12,29 @@ from urllib.parse import parse_qsl, urlsplit
 from kilter.core.errors import InvalidInput, Unavailable
 from kilter.engines.streams.port import Sink, Source
 
-ALLOWED = "log:NAME, kafka://host:port/topic, nats://host:port/subject or redis://host:port/stream"
-_PACKAGES = {"kafka": "confluent_kafka", "nats": "nats", "redis": "redis"}
+ALLOWED = (
+    "log:NAME, kafka://host:port/topic, nats://host:port/subject, redis://host:port/stream, rabbitmq://host:port/stream, "
+    "kinesis://region/stream or pubsub://project/topic"
+)
+_PACKAGES = {
+    "kafka": "confluent_kafka",
+    "nats": "nats",
+    "redis": "redis",
+    "rabbitmq": "aio_pika",
+    "kinesis": "boto3",
+    "pubsub": "google.cloud.pubsub_v1",
+}
+_ALSO = {"amqp": "rabbitmq"}
+"""Other words for an engine."""
 
 
 class Place(NamedTuple):
     """A stream's address, read.
 
     Args:
-        scheme: ``log``, ``kafka``, ``nats`` or ``redis``.
-        servers: ``host:port``, several joined by commas; empty for a log.
-        name: The log, topic, subject or stream.
+        scheme: ``log``, ``kafka``, ``nats``, ``redis``, ``rabbitmq``, ``kinesis`` or ``pubsub``.
+        servers: ``host:port``, several joined by commas; a region for Kinesis, a project for Pub/Sub; empty for a log.
+        name: The log, topic, subject, stream or queue.
         options: What stands behind the question mark.
     """
 
@@ -49,15 +62,16 @@ def place_of(url: str, where: str) -> Place:
     if scheme == "log" and rest and not rest.startswith("//"):
         return Place("log", "", rest, {})
     parts = urlsplit(url)
-    if parts.scheme not in _PACKAGES or not parts.netloc or not parts.path.strip("/"):
+    scheme = _ALSO.get(parts.scheme, parts.scheme)
+    if scheme not in _PACKAGES or not parts.netloc or not parts.path.strip("/"):
         raise InvalidInput(f"{parts.scheme or url[:40]!r} names no stream", where=where, allowed=ALLOWED)
     if "@" in parts.netloc:
         raise InvalidInput(
-            "an address with credentials ends up in logs", where=where, fix="see ?config= or the environment"
+            "an address with credentials ends up in logs",
+            where=where,
+            fix="see ?config=, ?credentials= or the environment",
         )
-    return Place(
-        parts.scheme, parts.netloc, parts.path.strip("/"), dict(parse_qsl(parts.query, keep_blank_values=True))
-    )
+    return Place(scheme, parts.netloc, parts.path.strip("/"), dict(parse_qsl(parts.query, keep_blank_values=True)))
 
 
 def open_source(place: Place, group: str, mark: Callable[[], str], folder: Path) -> Source:
@@ -75,26 +89,38 @@ def open_source(place: Place, group: str, mark: Callable[[], str], folder: Path)
         Conflict: When another process reads for the group.
     """
     _check_package(place.scheme)
+    engine: Callable[[str, str, str, Callable[[], str], dict[str, str]], Source]
     match place.scheme:
         case "kafka":
             from kilter.engines.streams import kafka  # noqa: PLC0415 - an extra
 
-            _check_options(place, kafka.OPTIONS)
-            return kafka.KafkaSource(place.servers, place.name, group, mark, place.options)
+            options, engine = kafka.OPTIONS, kafka.KafkaSource
         case "nats":
             from kilter.engines.streams import jetstream  # noqa: PLC0415 - an extra
 
-            _check_options(place, jetstream.OPTIONS)
-            return jetstream.JetStreamSource(place.servers, place.name, group, mark, place.options)
+            options, engine = jetstream.OPTIONS, jetstream.JetStreamSource
         case "redis":
             from kilter.engines.streams import redis_streams  # noqa: PLC0415 - an extra
 
-            _check_options(place, redis_streams.OPTIONS)
-            return redis_streams.RedisSource(place.servers, place.name, group, mark, place.options)
+            options, engine = redis_streams.OPTIONS, redis_streams.RedisSource
+        case "rabbitmq":
+            from kilter.engines.streams import rabbitmq  # noqa: PLC0415 - an extra
+
+            options, engine = rabbitmq.OPTIONS, rabbitmq.RabbitSource
+        case "kinesis":
+            from kilter.engines.streams import kinesis  # noqa: PLC0415 - an extra
+
+            options, engine = kinesis.OPTIONS, kinesis.KinesisSource
+        case "pubsub":
+            from kilter.engines.streams import pubsub  # noqa: PLC0415 - an extra
+
+            options, engine = pubsub.OPTIONS, partial(pubsub.PubSubSource, folder=folder)
         case _:
             from kilter.engines.streams.local import LogSource  # noqa: PLC0415 - as its neighbours
 
             return LogSource(folder, place.name, group, mark)
+    _check_options(place, options)
+    return engine(place.servers, place.name, group, mark, place.options)
 
 
 def open_sink(place: Place, folder: Path) -> Sink:
@@ -110,34 +136,54 @@ def open_sink(place: Place, folder: Path) -> Sink:
         Conflict: When another process writes the log.
     """
     _check_package(place.scheme)
+    options: tuple[str, ...]
+    engine: Callable[[str, str, dict[str, str]], Sink]
     match place.scheme:
         case "kafka":
             from kilter.engines.streams import kafka  # noqa: PLC0415 - an extra
 
-            _check_options(place, ("config",))
-            return kafka.KafkaSink(place.servers, place.name, place.options)
+            options, engine = ("config",), kafka.KafkaSink
         case "nats":
             from kilter.engines.streams import jetstream  # noqa: PLC0415 - an extra
 
-            _check_options(place, ("stream", "credentials"))
-            return jetstream.JetStreamSink(place.servers, place.name, place.options)
+            options, engine = ("stream", "credentials"), jetstream.JetStreamSink
         case "redis":
             from kilter.engines.streams import redis_streams  # noqa: PLC0415 - an extra
 
-            _check_options(place, ("db", "password"))
-            return redis_streams.RedisSink(place.servers, place.name, place.options)
+            options, engine = ("db", "password"), redis_streams.RedisSink
+        case "rabbitmq":
+            from kilter.engines.streams import rabbitmq  # noqa: PLC0415 - an extra
+
+            options, engine = ("vhost", "credentials", "tls"), rabbitmq.RabbitSink
+        case "kinesis":
+            from kilter.engines.streams import kinesis  # noqa: PLC0415 - an extra
+
+            options, engine = ("profile", "endpoint"), kinesis.KinesisSink
+        case "pubsub":
+            from kilter.engines.streams import pubsub  # noqa: PLC0415 - an extra
+
+            options, engine = ("settle", "endpoint", "credentials"), pubsub.PubSubSink
         case _:
             from kilter.engines.streams.local import LogSink  # noqa: PLC0415 - as its neighbours
 
             return LogSink(folder, place.name)
+    _check_options(place, options)
+    return engine(place.servers, place.name, place.options)
 
 
 def _check_package(scheme: str) -> None:
     package = _PACKAGES.get(scheme)
-    if package is not None and find_spec(package) is None:
+    if package is not None and not _is_installed(package):
         raise Unavailable(
             f"the package for {scheme} is not installed", where=scheme, fix=f"pip install kilter[{scheme}]"
         )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # what the package lies in is not there either
+        return False
 
 
 def _check_options(place: Place, allowed: Iterable[str]) -> None:

@@ -1,0 +1,246 @@
+"""Tracking beside a real ``mlflow server``: the same unmodified client, the same calls, one after the other in the same run.
+
+    python benchmarks/tracking_mlflow.py --mlflow /path/to/venv/bin/mlflow [--rounds 3] [--runs 10000] [--json]
+
+``--mlflow`` is the command of an environment of its own that has MLflow; without one only Kilter is measured. MLflow is measured twice:
+as its default (four workers, SQLite), and helped over its two accidents: one worker, which avoids the 40 ms stall of each kept
+connection, and one ``ANALYZE`` of its database before the search. CPU is user and system time of all the server's processes over the
+calls; times are medians over rounds that take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+TICK = os.sysconf("SC_CLK_TCK")
+POINTS = 1000
+HISTORY = 100_000
+
+
+class Server:
+    """A server under measure.
+
+    Args:
+        name: What to call it.
+        command: How it is started; ``{port}`` and ``{folder}`` are put in.
+        folder: Where it keeps its things.
+    """
+
+    def __init__(self, name: str, command: list[str], folder: Path) -> None:
+        self.name = name
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        folder.mkdir(parents=True)
+        self._command = [part.format(port=self.port, folder=folder) for part in command]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> float:
+        """Start it, and return after how many seconds it answered first."""
+        began = time.perf_counter()
+        self._process = subprocess.Popen(
+            self._command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={
+                **os.environ,
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": os.environ.get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "true"),
+            },
+        )
+        while time.perf_counter() - began < 240:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+                connection.request("GET", "/health")
+                if connection.getresponse().status == 200:
+                    return time.perf_counter() - began
+            time.sleep(0.02)
+        raise SystemExit(f"{self.name} did not answer")
+
+    def stop(self) -> None:
+        """End it with all its children."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(20)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def cpu(self) -> float:
+        """Return the user and system seconds of all its processes."""
+        return sum(_cpu_of(pid) for pid in self._tree())
+
+    def memory(self) -> tuple[float, int]:
+        """Return its proportional memory in MB, and how many processes it has."""
+        tree = self._tree()
+        return sum(_pss_of(pid) for pid in tree) / 1024, len(tree)
+
+    def _tree(self) -> list[int]:
+        assert self._process is not None
+        session = self._process.pid
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                with contextlib.suppress(OSError, IndexError):
+                    if int((entry / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+                        found.append(int(entry.name))
+        return found
+
+
+def _cpu_of(pid: int) -> float:
+    with contextlib.suppress(OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(int(value) for value in fields[11:15]) / TICK
+    return 0.0
+
+
+def _pss_of(pid: int) -> float:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return float(line.split()[1])
+    return 0.0
+
+
+def measured(server: Server, calls: int, act: Callable[[], object]) -> dict[str, float]:
+    """Do something and return the milliseconds of wall time and of server CPU per call."""
+    cpu, began = server.cpu(), time.perf_counter()
+    act()
+    wall = time.perf_counter() - began
+    time.sleep(0.05)
+    return {"ms": wall / calls * 1000, "cpu_ms": (server.cpu() - cpu) / calls * 1000}
+
+
+def seed(client: Any, entities: Any, experiment: str, runs: int) -> None:
+    """Fill an experiment over the wire, as clients would."""
+    store = client._tracking_client.store  # noqa: SLF001 - the client's own batch call, without its checks
+    for place in range(runs):
+        run = client.create_run(experiment, run_name=f"r{place}").info.run_id
+        value = (place * 7919 % runs) / runs
+        metrics = [entities.Metric(f"m{one}", (value + one / 10) % 1, 1, 0) for one in range(10)]
+        params = [entities.Param(f"p{one}", str(place % (one + 2))) for one in range(10)]
+        store.log_batch(run, metrics, params, [])
+
+
+def rounds(server: Server, options: argparse.Namespace) -> Iterator[dict[str, dict[str, float]]]:
+    """Yield what each round measured."""
+    import mlflow
+    from mlflow import entities
+
+    client = mlflow.MlflowClient(server.url)
+    store = client._tracking_client.store  # noqa: SLF001
+    experiment = client.create_experiment("bench")
+    searched = client.create_experiment("searched")
+    seed(client, entities, searched, options.runs)
+    if server.name == "mlflow, helped":
+        with contextlib.closing(sqlite3.connect(server.folder / "mlflow.db")) as database:
+            database.execute("ANALYZE")
+    long = client.create_run(experiment).info.run_id
+    for begin in range(0, HISTORY, POINTS):
+        store.log_batch(long, [entities.Metric("m", 1.0, 1, step) for step in range(begin, begin + POINTS)], [], [])
+    while True:
+        run = client.create_run(experiment).info.run_id
+        points = [[entities.Metric("b", 1.0, 1, batch * POINTS + step) for step in range(POINTS)] for batch in range(5)]
+
+        def log_metrics(run: str = run) -> None:
+            for step in range(options.calls):
+                client.log_metric(run, "m", 0.5, step=step)
+
+        def log_batches(run: str = run, points: list[list[Any]] = points) -> None:
+            for batch in points:
+                store.log_batch(run, batch, [], [])
+
+        def search() -> None:
+            found = client.search_runs([searched], "metrics.m0 > 0.5", order_by=["metrics.m1 DESC"], max_results=100)
+            assert len(found) == min(100, options.runs // 2)
+
+        yield {
+            "log_metric": measured(server, options.calls, log_metrics),
+            "batch of 1,000": measured(server, len(points), log_batches),
+            f"search of {options.runs:,}": measured(server, 1, search),
+            "history of 100,000": measured(server, 1, lambda: client.get_metric_history(long, "m")),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--mlflow", help="the mlflow command of an environment of its own")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=2000, help="runs that are searched")
+    parser.add_argument("--calls", type=int, default=100, help="single calls in a row")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(prefix="kilter-bench-") as folder:
+        kilter = [sys.executable, "-m", "kilter.cli.main", "server", "--store", "{folder}/store", "--port", "{port}"]
+        servers = [Server("kilter", kilter, Path(folder, "kilter"))]
+        if options.mlflow:
+            place = ["--backend-store-uri", "sqlite:///{folder}/mlflow.db", "--artifacts-destination", "{folder}/files"]
+            command = [options.mlflow, "server", "--host", "127.0.0.1", "--port", "{port}", *place]
+            servers.append(Server("mlflow, default", command, Path(folder, "default")))
+            servers.append(Server("mlflow, helped", [*command, "--workers", "1"], Path(folder, "helped")))
+        found: dict[str, dict[str, Any]] = {}
+        try:
+            for server in servers:
+                found[server.name] = {"first answer, s": server.start()}
+            going = {server.name: rounds(server, options) for server in servers}
+            results: dict[str, list[dict[str, dict[str, float]]]] = {server.name: [] for server in servers}
+            for _ in range(options.rounds):
+                for server in servers:
+                    results[server.name].append(next(going[server.name]))
+            for server in servers:
+                memory, processes = server.memory()
+                found[server.name] |= {"memory, MB": memory, "processes": processes}
+                for case in results[server.name][0]:
+                    found[server.name][case] = {
+                        unit: statistics.median(one[case][unit] for one in results[server.name])
+                        for unit in ("ms", "cpu_ms")
+                    }
+        finally:
+            for server in servers:
+                server.stop()
+    if options.json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    show(found)
+
+
+def show(found: dict[str, dict[str, Any]]) -> None:
+    """Print a table: milliseconds a call, server CPU in brackets, and how many times that is Kilter's."""
+    names = list(found)
+    sys.stdout.write(f"{'':22}" + "".join(f"{name:>32}" for name in names) + "\n")
+    for case, ours in found["kilter"].items():
+        cells = []
+        for name in names:
+            value = found[name][case]
+            if isinstance(value, dict):
+                ratio = value["cpu_ms"] / max(ours["cpu_ms"], 1e-9)
+                cells.append(f"{value['ms']:9.2f} ({value['cpu_ms']:8.2f}) x{ratio:6.1f}")
+            else:
+                cells.append(f"{value:.2f}")
+        sys.stdout.write(f"{case:22}" + "".join(f"{cell:>32}" for cell in cells) + "\n")
+
+
+if __name__ == "__main__":
+    main()
