@@ -20,6 +20,10 @@ from kilter.tracking.rows import stored
 from kilter.tracking.tables import metrics, params, summaries, tags
 
 _NAME = re.compile(r"^(?=.*\S)[\w ./@:+%()\-]{1,250}$")
+_INSERT = metrics.insert()
+_KNOWN = sa.select(summaries).where(
+    summaries.c.run == sa.bindparam("run"), summaries.c.name.in_(sa.bindparam("names", expanding=True))
+)
 _UPDATE = summaries.update().where(
     summaries.c.run == sa.bindparam("its_run"), summaries.c.name == sa.bindparam("its_name")
 )
@@ -121,8 +125,7 @@ def write_metrics(
         by_name.setdefault(point.name, []).append(point)
     for name in by_name:
         check_name(name, "metric")
-    chosen = sa.select(summaries).where(summaries.c.run == run, summaries.c.name.in_(list(by_name)))
-    known = {row.name: row for row in connection.execute(chosen)}
+    known = {row.name: row for row in connection.execute(_KNOWN, {"run": run, "names": list(by_name)})}
     if once:
         by_name = _new(connection, run, by_name, known)
     rows = [
@@ -131,7 +134,7 @@ def write_metrics(
         for point in batch
     ]
     if rows:
-        connection.execute(metrics.insert(), rows)
+        connection.execute(_INSERT, rows)
         _summarise(connection, run, by_name, known, now)
 
 

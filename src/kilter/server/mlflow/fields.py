@@ -23,7 +23,7 @@ class Fields:
     """
 
     def __init__(self, given: Mapping[str, Any]) -> None:
-        self._given = given
+        self.given = given
 
     def text(self, name: str, *, required: bool = False, path: str = "") -> str:
         """Return a text; an empty one when it was not said."""
@@ -107,7 +107,7 @@ class Fields:
         return _whole(self._one(name)) is not None
 
     def _list(self, name: str) -> Sequence[Any]:
-        value = self._given.get(name, self._given.get(_camel(name)))
+        value = self.given.get(name, self.given.get(_camel(name)))
         if value is None:
             return ()
         if not isinstance(value, list):
@@ -115,9 +115,9 @@ class Fields:
         return value
 
     def _one(self, name: str, *, required: bool = False, path: str = "") -> Any:
-        value = self._given.get(name)
+        value = self.given.get(name)
         if value is None and "_" in name:
-            value = self._given.get(_camel(name))
+            value = self.given.get(_camel(name))
         if isinstance(value, Query):
             value = value[-1]
         if required and (value is None or value == ""):
