@@ -32,7 +32,7 @@ class Access:
         tokens: Token of each role that has one; the owner's is always there.
         tls: It speaks TLS itself.
         open_pages: Pages may be read without a token; only ever so on loopback.
-        open_wire: MLflow's clients may track without a token; only ever so on loopback.
+        open_wire: MLflow's clients may track without a token; only ever so on loopback, and not where ``KILTER_TOKEN`` is set.
     """
 
     host: str
@@ -80,7 +80,7 @@ def make_access(run: RunFolder, host: str, port: int, *, tls: bool = False, inse
     for role, variable in _VARIABLES.items():
         if given := os.environ.get(variable):
             tokens[role] = check_secret(given, variable)
-    return Access(host=host, port=port, tokens=tokens, tls=tls, open_pages=local, open_wire=local)
+    return Access(host=host, port=port, tokens=tokens, tls=tls, open_pages=local, open_wire=local and not os.environ.get("KILTER_TOKEN"))
 
 
 class Sessions:
