@@ -53,6 +53,20 @@ def test_deploying_again_is_the_next_version(data, tmp_path):
         )
 
 
+@pytest.mark.parametrize("frame", [False, True])
+def test_rows_of_32_bits_are_no_reason_to_refuse(data, tmp_path, frame):
+    X, y = data[0].astype("float32"), data[1]
+    pipeline = pytest.importorskip("sklearn.pipeline")
+    model = pipeline.make_pipeline(pytest.importorskip("sklearn.preprocessing").StandardScaler(), logistic(X, y)).fit(
+        X, y
+    )
+    example = pytest.importorskip("pandas").DataFrame(X, columns=list("abc")) if frame else X
+    made = kilter.deploy(model.fit(example, y), name="single", example=example[:50], store=tmp_path)
+    with Workspace.open(tmp_path) as workspace:
+        answers = load(made.bundle, workspace.objects).predict(X.astype(float))
+    np.testing.assert_allclose(answers, model.predict_proba(example)[:, 1], atol=1e-5)
+
+
 def test_a_front_answers_with_what_was_deployed_and_swaps(data, tmp_path, house):
     X, y = data
     model = logistic(X, y)

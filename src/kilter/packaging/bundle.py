@@ -23,6 +23,8 @@ from kilter.packaging.records import Bundle, Explainer, FileEntry, LabelKind, Ma
 
 # A worker warms itself with these rows, and the parity check compares on them.
 _EXAMPLES = 512
+_SINGLE = 1e-5
+"""How far an answer may be from one that was computed in 32 bits."""
 
 
 class Parts(NamedTuple):
@@ -201,7 +203,8 @@ def build(model: Any, signature: Signature, example: Example, reference: Mapping
         manifest, exported.data, rows, example.frame if exported.flavor in {"skops", "python"} else ""
     )
     if expected is not None:
-        check_parity(expected, answers, exported.tolerance, manifest.signature.label)
+        least = _SINGLE if _is_single(example.given) else 0.0
+        check_parity(expected, answers, max(exported.tolerance, least), manifest.signature.label)
     manifest = msgspec.structs.replace(manifest, example_values=tuple(answers.ravel().tolist()))
     return explained(Parts(manifest, exported.data, rows.tobytes()), model)
 
@@ -327,6 +330,12 @@ def _file(entry: FileEntry, objects: ObjectStore) -> bytes:
     if len(data) != entry.size:
         raise Damaged(f"the file has {len(data)} bytes, its manifest says {entry.size}", where=entry.digest)
     return data
+
+
+def _is_single(given: Any) -> bool:
+    """Say whether rows hold numbers of less than 64 bits: scikit-learn then computes in those, and a bundle always in 64."""
+    kinds = [given.dtype] if isinstance(given, np.ndarray) else list(getattr(given, "dtypes", ()))
+    return any("float32" in str(kind).lower() or "float16" in str(kind).lower() for kind in kinds)
 
 
 def check_parity(expected: Matrix, got: Matrix, tolerance: float, label: LabelKind) -> None:
