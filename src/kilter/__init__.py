@@ -28,9 +28,9 @@ if TYPE_CHECKING:
         recall,
     )
     from kilter.features.declare import FeatureView, count, features, latest, maximum, mean, minimum, total
-    from kilter.loop.declare import Loop, Retrain
+    from kilter.loop.declare import Batch, Loop, Retrain
+    from kilter.loop.versions.batch import batch
     from kilter.loop.versions.deploy import deploy
-    from kilter.loop.versions.scoring import score
     from kilter.loop.workspace import Workspace, connect
     from kilter.monitoring.declare import Monitor, calibration, decay, drift
     from kilter.release.declare import Agreement, Business, Canary, Errors, Freeze, Latency, Shadow
@@ -40,6 +40,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Agreement",
+    "Batch",
     "Business",
     "Canary",
     "Columns",
@@ -64,6 +65,7 @@ __all__ = [
     "accuracy",
     "at_least",
     "auc",
+    "batch",
     "beats_champion",
     "beats_naive",
     "brier",
@@ -84,7 +86,6 @@ __all__ = [
     "precision",
     "recall",
     "run",
-    "score",
     "total",
 ]
 
@@ -117,9 +118,9 @@ _HOMES = {
         "minimum",
         "total",
     ),
-    "kilter.loop.declare": ("Loop", "Retrain"),
+    "kilter.loop.declare": ("Batch", "Loop", "Retrain"),
+    "kilter.loop.versions.batch": ("batch",),
     "kilter.loop.versions.deploy": ("deploy",),
-    "kilter.loop.versions.scoring": ("score",),
     "kilter.loop.workspace": ("Workspace", "connect"),
     "kilter.monitoring.declare": ("Monitor", "calibration", "decay", "drift"),
     "kilter.release.declare": ("Agreement", "Business", "Canary", "Errors", "Freeze", "Latency", "Shadow"),

@@ -2,6 +2,7 @@
 
 import html
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from kilter.packaging.bundle import load
 
 lightgbm = pytest.importorskip("lightgbm")
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = Path(shutil.which("chromium") or "/usr/bin/chromium")
 PAGE = """\
 <!doctype html><meta charset="utf-8"><body><script type="module">
 %s

@@ -43,14 +43,15 @@ def test_a_booster_becomes_a_graph(data, tmp_path):
     assert code == 0
     assert sorted(path.name for path in out.iterdir()) == [
         "graphs.json",
+        "kilter_edge",
         "manifest.json",
         "test_vector.json",
         "tiny.onnx",
     ]
     arguments = ["export", "tiny", "--target", "edge", "--store", str(tmp_path / "store"), "--out"]
     assert main([*arguments, str(tmp_path / "again")]) == 0
-    for path in out.iterdir():
-        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+    for path in (one for one in out.rglob("*") if one.is_file()):
+        assert (tmp_path / "again" / path.relative_to(out)).read_bytes() == path.read_bytes()
     vector = json.loads((out / "test_vector.json").read_text())
     np.testing.assert_allclose(asked(out / "tiny.onnx", vector), np.ravel(vector["answers"]), atol=1e-5)
     (graph,) = json.loads((out / "graphs.json").read_text())["graphs"]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from kilter.core.evidence import Finding
 from kilter.loop.decide import decide, pending_actions
+from kilter.loop.policy import BatchPolicy, Policy
 from kilter.loop.records import (
     ActionFailed,
     AlarmCleared,
@@ -16,6 +17,8 @@ from kilter.loop.records import (
     Applied,
     Approved,
     Awaited,
+    BatchFinished,
+    BatchState,
     CanaryJudged,
     Events,
     GatesJudged,
@@ -24,7 +27,6 @@ from kilter.loop.records import (
     LoopState,
     PauseRequested,
     Pending,
-    Policy,
     Promote,
     PromoteRequested,
     Release,
@@ -32,6 +34,7 @@ from kilter.loop.records import (
     RetrainRequested,
     RollBack,
     RollbackRequested,
+    RunBatch,
     SetTraffic,
     ShadowJudged,
     StartTraining,
@@ -75,6 +78,13 @@ policies = st.builds(
     canary_limit=seconds,
     keep_warm=seconds,
     approval=st.sampled_from(["auto", "owner"]),
+    batches=st.sampled_from(
+        [
+            (),
+            (BatchPolicy(name="a", every=86400.0),),
+            (BatchPolicy(name="a", every=0.0), BatchPolicy(name="b", every=7e4)),
+        ]
+    ),
 )
 costs = st.sampled_from([0.0, 10.0, -1.0, float("nan"), float("inf")])
 events: st.SearchStrategy[Events] = st.one_of(
@@ -86,6 +96,7 @@ events: st.SearchStrategy[Events] = st.one_of(
     st.builds(TrainingFailed, at=moments, action=ids, reason=st.just(""), cpu_seconds=costs),
     st.builds(GatesJudged, at=moments, action=ids, version=versions, verdict=verdicts, findings=st.just(())),
     st.builds(TrafficSet, at=moments, action=ids),
+    st.builds(BatchFinished, at=moments, action=ids, batch=words, version=versions, slot=moments, rows=versions),
     st.builds(ShadowJudged, at=moments, action=ids, version=versions, verdict=verdicts, finding=st.just(FINDING)),
     st.builds(CanaryJudged, at=moments, version=versions, verdict=verdicts, finding=st.just(FINDING)),
     st.builds(
@@ -140,6 +151,22 @@ any_state = st.builds(
     budget_day=st.sampled_from(["", "2013-03-01"]),
     spent=seconds,
     cost=seconds,
+    batches=st.lists(
+        st.builds(
+            BatchState,
+            name=st.sampled_from(["a", "b", "gone"]),
+            slot=moments,
+            pending=maybe
+            | st.builds(
+                Pending,
+                action=st.builds(RunBatch, id=ids, batch=words, version=versions, spec=words, slot=moments),
+                attempts=versions,
+                not_before=maybe | moments,
+            ),
+        ),
+        max_size=2,
+        unique_by=lambda one: one.name,
+    ).map(tuple),
     now=maybe | moments,
 )
 
@@ -158,7 +185,7 @@ def test_there_is_an_answer_for_any_event_in_any_state(state: LoopState, event: 
     assert from_json(to_json(after)) == after
     assert after is state or state.now is None or after.now >= state.now, "time never goes back"
     assert summary(after).loop == "drawn"
-    assert len(pending_actions(after, START)) <= len(after.pending)
+    assert len(pending_actions(after, START)) <= len(after.pending) + len(after.batches)
 
 
 def _answer(state: LoopState, event: Events) -> Events:

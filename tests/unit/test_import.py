@@ -10,11 +10,11 @@ import pytest
 import kilter
 
 PUBLIC = [
-    "Agreement", "Business", "Canary", "Columns", "Dataset", "DeclarationError", "Errors", "FeatureView", "Freeze", "Gate",
+    "Agreement", "Batch", "Business", "Canary", "Columns", "Dataset", "DeclarationError", "Errors", "FeatureView", "Freeze", "Gate",
     "KilterError", "Label", "Latency", "Loop", "Metric",
-    "Monitor", "Retrain", "Shadow", "Table", "Window", "Workspace", "__version__", "accuracy", "at_least", "auc",
+    "Monitor", "Retrain", "Shadow", "Table", "Window", "Workspace", "__version__", "accuracy", "at_least", "auc", "batch",
     "beats_champion", "beats_naive", "brier", "calibration", "connect", "count", "decay", "deploy", "drift", "fair", "faster_than",
-    "features", "latest", "log_loss", "maximum", "mean", "minimum", "precision", "recall", "run", "score", "total",
+    "features", "latest", "log_loss", "maximum", "mean", "minimum", "precision", "recall", "run", "total",
 ]  # fmt: skip
 
 

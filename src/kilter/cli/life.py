@@ -15,6 +15,7 @@ from kilter.core.errors import InvalidInput
 if TYPE_CHECKING:
     from kilter.loop.declare import ApprovalRule
     from kilter.loop.status import LoopStatus, Planned
+    from kilter.loop.summary import BatchSummary
     from kilter.loop.why import Why
 
 _TEXTS = {
@@ -235,9 +236,23 @@ def _show_status(status: LoopStatus) -> None:
         "training": None if status.failure is None else f"failed {summary.failures} times in a row: {status.failure}",
         "budget left": None if summary.budget_left is None else f"{summary.budget_left:.0f} CPU seconds today",
     }
+    lines |= {f"batch {one.name}": _batch(one) for one in summary.batches}
     width = max(map(len, lines))
     for name, value in lines.items():
         say(f"  {name:<{width}}  {plain(value)}")
+
+
+def _batch(one: BatchSummary) -> str:
+    """Return where a batch of the schedule stands."""
+    slot = "" if one.slot is None else f" {one.slot:%Y-%m-%d %H:%M}"
+    said = {
+        "waiting": "waits for a champion",
+        "running": f"scores{slot}",
+        "retrying": f"failed for{slot}, and is tried again",
+        "done": f"{one.rows:,} rows for{slot}",
+        "failed": f"given up for{slot}: {one.failed}",
+    }[one.work]
+    return said if one.due is None else f"{said}; next {one.due:%Y-%m-%d %H:%M}"
 
 
 def _show_why(found: Why) -> None:

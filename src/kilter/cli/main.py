@@ -42,7 +42,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "mcp": ("mcp", "offer all reads to an agent, over stdio"),
     },
     "Models elsewhere": {
-        "score": ("score", "predictions for files and tables, in bounded memory"),
+        "batch": ("batch", "predictions for files, tables and queries, in bounded memory"),
         "stream": ("stream", "score what flows through a broker, each message once"),
         "export": ("export", "a version as source code, a container, or what a platform needs around it"),
     },

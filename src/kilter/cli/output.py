@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -133,7 +134,7 @@ def _colour() -> bool:
 
 @contextmanager
 def progress(label: str, total: int | None, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show how far something is: a bar on a terminal, a line per tenth elsewhere, nothing when quiet.
+    """Show how far something is, how fast it goes and how long it still takes: a bar on a terminal, a line per tenth elsewhere.
 
     Args:
         label: What is being done.
@@ -148,10 +149,22 @@ def progress(label: str, total: int | None, *, quiet: bool = False) -> Iterator[
     elif sys.stderr.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[pace]}"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=console(error=True)) as bar:
-            task = bar.add_task(label, total=total)
-            yield lambda steps: bar.advance(task, steps)
+            task = bar.add_task(label, total=total, pace="")
+
+            def advance(steps: int) -> None:
+                bar.advance(task, steps)
+                speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+                bar.update(task, pace="" if speed is None else f"{speed:,.0f}/s")
+
+            yield advance
     else:
         lines = _Lines(label, total)
         yield lines.advance
@@ -166,12 +179,19 @@ class _Lines:
         self._total = total
         self._done = 0
         self._next = 0.1
+        self._began = time.monotonic()
 
     def advance(self, steps: int) -> None:
         self._done += steps
         if self._total and self._done < self._total and self._done / self._total >= self._next:
-            sys.stderr.write(f"{self._label}: {self._done:,} of {self._total:,}\n")
+            pace = self._pace()
+            left = f", {(self._total - self._done) / pace:,.0f} s left" if pace else ""
+            sys.stderr.write(f"{self._label}: {self._done:,} of {self._total:,}, {pace:,.0f}/s{left}\n")
             self._next = self._done / self._total + 0.1
 
     def end(self) -> None:
-        sys.stderr.write(f"{self._label}: {self._done:,} done\n")
+        sys.stderr.write(f"{self._label}: {self._done:,} done, {self._pace():,.0f}/s\n")
+
+    def _pace(self) -> float:
+        """Return how many steps a second were done."""
+        return self._done / max(time.monotonic() - self._began, 1e-3)

@@ -7,6 +7,8 @@ import gc
 import logging
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +18,12 @@ from kilter.cli.arguments import Parser
 from kilter.cli.output import answer, plain, say
 from kilter.cli.target import DEFAULT_HOST, DEFAULT_PORT, address, environment, store_name, store_of
 from kilter.cli.tuning import add_flags, passed_on, tuned
-from kilter.core.errors import InvalidInput, NotFound
+from kilter.core.errors import InvalidInput, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from kilter.operations.running import RunFolder
     from kilter.server.supervisor import Happening, Part
+    from kilter.serving.front.process import FrontConfig
 
 _TEXTS = {
     "up": "Run server, endpoints and controller on a store as one group of processes, and keep them running.",
@@ -51,6 +54,9 @@ def build(parser: Parser, command: str) -> None:
     if command in {"up", "serve"}:
         parser.add_argument("--grpc-port", type=int, help="a port for gRPC, 0 for a free one (default: no gRPC)")
         add_flags(parser)
+    if command == "serve":
+        parser.add_argument("--ray", nargs="?", const="", metavar="ADDRESS",
+                            help="serve on Ray: on the cluster at ADDRESS (auto, HOST:PORT), or on this machine alone")  # fmt: skip
     if command in {"up", "server"}:
         parser.add_argument("--tls-cert", type=Path, help="certificate chain in PEM")
         parser.add_argument("--tls-key", type=Path, help="its key in PEM")
@@ -204,8 +210,11 @@ def _serve(options: argparse.Namespace) -> None:
 
     _local(options)
     store = store_of(options)
+    serve: Callable[[FrontConfig], None] = run if options.ray is None else _on_ray(options)
     host, wanted = address(options)
-    port = free_port(host, (wanted and wanted + 1) if options.port is None else wanted)
+    port = (wanted and wanted + 1) if options.port is None else wanted
+    if not options.ray:  # on a cluster, its proxy may be there already
+        port = free_port(host, port)
     grpc_port = _grpc_port(options, host, (port,))
     if grpc_port is not None:
         say(f"gRPC: {_name(host)}:{grpc_port}")
@@ -220,7 +229,7 @@ def _serve(options: argparse.Namespace) -> None:
     folder = store.run
     folder.write(Running("serve", os.getpid(), SystemClock().now(), host, port, f"http://{_name(host)}:{port}"))
     try:
-        run(
+        serve(
             FrontConfig(
                 database=store.database,
                 objects=store.objects,
@@ -242,6 +251,22 @@ def _serve(options: argparse.Namespace) -> None:
         )
     finally:
         folder.remove("serve", os.getpid())
+
+
+def _on_ray(options: argparse.Namespace) -> Callable[[FrontConfig], None]:
+    """Return what serves on Ray.
+
+    Raises:
+        InvalidInput: When something is asked for that is not there on Ray.
+        Unavailable: When the extra is missing.
+    """
+    if options.grpc_port is not None:
+        raise InvalidInput("Ray Serve has no port for our gRPC", where="--grpc-port", fix="leave it out with --ray")
+    try:
+        from kilter.serving.ray.application import run  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise Unavailable(f"{error.name} is not installed", where="--ray", fix='pip install "kilter[ray]"') from error
+    return partial(run, address=options.ray, ready=lambda url: say(f"predictions: POST {url}/predict/LOOP"))
 
 
 def _trace_share() -> float:

@@ -28,6 +28,7 @@ from kilter.evaluation.metrics import value as metric_value
 from kilter.loop.building import Fitted, Predicts, fit, inputs_of, judge_gates, profile, table_of, with_truth
 from kilter.loop.decide import decide
 from kilter.loop.declare import AnyLoop
+from kilter.loop.policy import Policy
 from kilter.loop.records import (
     ActionFailed,
     Actions,
@@ -42,7 +43,6 @@ from kilter.loop.records import (
     LoopState,
     Mark,
     Notify,
-    Policy,
     Promote,
     RollBack,
     SetTraffic,
@@ -437,7 +437,7 @@ def backtest(
 
     Args:
         trainer: The declaration and the rows.
-        policy: The declared policy, from ``spec.policy_of``.
+        policy: The declared policy, from ``policy.policy_of``.
         start: The first champion is trained then, on what was known.
         end: The replay ends then; both in UTC.
         variants: The policies to compare.
@@ -450,7 +450,7 @@ def backtest(
     times = trainer.prepared[table.time]
     outcomes: list[Outcome] = []
     for variant in variants:
-        changed = msgspec.structs.replace(variant.change(policy), approval="auto")
+        changed = msgspec.structs.replace(variant.change(policy), approval="auto", batches=())
         replay = _Replay(trainer, variant, LoopState(policy=changed), start)
         replay.tell(Applied(at=start, policy=changed))
         day = start

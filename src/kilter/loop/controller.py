@@ -79,6 +79,7 @@ class Controller:
         self._lease = Lease(workspace.database)
         self._ledger = workspace.loops.ledger
         self._compute = Compute(workers=1, preload=["kilter.loop.jobs", *preload])
+        self._batching: Compute | None = None
         self._drivers: dict[str, Driver] = {}
         self._names: list[str] = []
         self._look_again = 0.0
@@ -104,6 +105,8 @@ class Controller:
                 self._work(stop)
         finally:
             self._compute.close()
+            if self._batching is not None:
+                self._batching.close()
             self._lease.release()
             run.let_go("controller")
 
@@ -139,7 +142,7 @@ class Controller:
         for name in self._known():
             driver = self._drivers.get(name)
             if driver is None:
-                driver = self._drivers[name] = Driver(self._workspace, name, self._compute, self._lease)
+                driver = self._drivers[name] = Driver(self._workspace, name, self._compute, self._lease, self._batches)
             try:
                 busy = driver.step() or busy
             except KilterError as error:
@@ -148,6 +151,12 @@ class Controller:
                 log.exception("%s could not take a step", name)
                 del self._drivers[name]
         return self._weigh() or busy
+
+    def _batches(self) -> Compute:
+        """Return the process that scores batches, which is there from the first one on."""
+        if self._batching is None:
+            self._batching = Compute(workers=1, preload=["kilter.loop.batches"])
+        return self._batching
 
     def _weigh(self) -> bool:
         """Draw the shares of bandits anew when their time has come; the question is asked once a second."""

@@ -27,10 +27,10 @@ the backtest and the simulator run this very function. The work of a release mov
        +---------> rolling_back ----------> rejected, inconclusive or rolled_back (rejections + 1)
 
 An event is first given to the rule of its kind (``ON``). Then the standing rules (``ALWAYS``) are looked at in their
-order, because every event also says that time has passed: a ``Tick`` is nothing but that. The rules live in five
+order, because every event also says that time has passed: a ``Tick`` is nothing but that. The rules live in six
 files: ``training_rules`` (when a challenger is trained), ``release_rules`` (its way to champion, and back),
 ``request_rules`` (what people ask for), ``freeze_rules`` (when nothing goes forward: each arrow down from the approval
-waits for the end of a freeze) and ``retry_rules`` (what could not be done).
+waits for the end of a freeze), ``retry_rules`` (what could not be done) and ``batches`` (what is scored on a schedule).
 
 Three promises make duplicates, reordering and crashes harmless:
 
@@ -54,6 +54,7 @@ from kilter.loop.records import (
     Applied,
     Approved,
     Awaited,
+    BatchFinished,
     CanaryJudged,
     Events,
     FreezeRequested,
@@ -71,6 +72,7 @@ from kilter.loop.records import (
     TrainingFinished,
     UnfreezeRequested,
 )
+from kilter.loop.rules.batches import batch_finished, pending_batches, run_batches
 from kilter.loop.rules.freeze import freeze_requested, unfreeze_requested
 from kilter.loop.rules.release import (
     approved,
@@ -107,6 +109,7 @@ ON: dict[type[LoopEvent], Callable[[Turn, Any], None]] = {
     TrafficSet: traffic_set,
     ShadowJudged: shadow_judged,
     CanaryJudged: canary_judged,
+    BatchFinished: batch_finished,
     ActionFailed: action_failed,
     PauseRequested: pause_requested,
     ResumeRequested: resume_requested,
@@ -118,7 +121,15 @@ ON: dict[type[LoopEvent], Callable[[Turn, Any], None]] = {
 }
 """The rule for each kind of event; a ``Tick`` needs none."""
 
-ALWAYS: tuple[Rule, ...] = (retry, go_on, examine_shadow, examine_canary, unload_previous, start_training)
+ALWAYS: tuple[Rule, ...] = (
+    retry,
+    go_on,
+    examine_shadow,
+    examine_canary,
+    unload_previous,
+    start_training,
+    run_batches,
+)
 """The standing rules, in their order."""
 
 
@@ -152,4 +163,5 @@ def pending_actions(state: LoopState, now: datetime) -> tuple[Awaited, ...]:
 
     An attempt that failed and waits for its next one is left out until that is due; a ``Tick`` asks for it then.
     """
-    return tuple(entry.action for entry in state.pending if entry.not_before is None or entry.not_before <= now)
+    found = [entry.action for entry in state.pending if entry.not_before is None or entry.not_before <= now]
+    return (*found, *pending_batches(state, now))

@@ -46,6 +46,40 @@ class Retrain:
     max_rejections: int = 5
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Rows that the champion scores on a schedule, without an endpoint: what ``kilter batch`` does, done by the controller.
+
+    A time of the schedule is a whole multiple of ``every`` since 1970, UTC: each midnight for ``"1d"``. Those that passed while
+    nothing ran are caught up with one run, for the latest of them. ``{slot}`` in a place becomes the run's time.
+
+    Args:
+        input: Files, a table of the store or a database, as ``kilter.batch`` reads it.
+        output: Where the answers go. Files need ``{slot}`` in their place, so that each run has its own.
+        every: How often, from a minute on.
+        name: The name of the batch among those of the loop.
+        query: What is read of a database, when it is not in its address.
+        key: The column that identifies a row; the model's, if not said.
+        keep: Columns of the input beside the answers; the key and the time, if not said.
+        bad_rows: ``"fail"``, ``"null"``, or a place for rows that can't be used.
+        max_nulls: Refuse a run with a larger share of missing values in a column.
+        max_unknown: The same for categories that the model does not know.
+        max_outside: The same for numbers far outside of the training rows.
+    """
+
+    input: str
+    output: str
+    every: str = "1d"
+    name: str = "batch"
+    query: str = ""
+    key: str = ""
+    keep: tuple[str, ...] = ()
+    bad_rows: str = "fail"
+    max_nulls: float | None = None
+    max_unknown: float | None = None
+    max_outside: float | None = None
+
+
 _WINDOW = Window()
 _DECAY = decay(log_loss)
 _CALIBRATION = calibration()
@@ -72,6 +106,7 @@ class Loop(Generic[P]):
         fallback: The answer when no model can give one.
         approve: Per environment: ``auto``, or ``owner`` to wait for a person after the gates.
         seed: Handed to every random generator of a training.
+        batch: Rows that the champion scores on a schedule.
     """
 
     name: str
@@ -89,6 +124,7 @@ class Loop(Generic[P]):
     fallback: float | None = None
     approve: Mapping[Environment, ApprovalRule] = field(default_factory=lambda: {"prod": "owner"})
     seed: int = 0
+    batch: Sequence[Batch] = ()
 
     @property
     def windows(self) -> tuple[Window, ...]:

@@ -20,7 +20,7 @@ from kilter.core.errors import KilterError, NotFound
 from kilter.core.evidence import Finding
 from kilter.engines.compute.processes import Compute, Job, Outcome
 from kilter.engines.sql.lease import Lease
-from kilter.loop import jobs
+from kilter.loop import batches, jobs
 from kilter.loop.building import table_of
 from kilter.loop.decide import decide, pending_actions
 from kilter.loop.declaration.sources import declaration
@@ -31,6 +31,7 @@ from kilter.loop.records import (
     ActionFailed,
     AlarmCleared,
     AlarmRaised,
+    BatchFinished,
     CanaryJudged,
     Events,
     GatesJudged,
@@ -40,6 +41,7 @@ from kilter.loop.records import (
     Notify,
     Promote,
     RollBack,
+    RunBatch,
     SetTraffic,
     ShadowJudged,
     StartTraining,
@@ -84,12 +86,16 @@ class Driver:
         name: The loop.
         compute: Where trainings run.
         lease: Checked in every transaction.
+        batching: Gives where batches run, apart from trainings: they take long, and must not keep a challenger waiting.
     """
 
-    def __init__(self, workspace: Workspace, name: str, compute: Compute, lease: Lease) -> None:
+    def __init__(
+        self, workspace: Workspace, name: str, compute: Compute, lease: Lease, batching: Callable[[], Compute]
+    ) -> None:
         self._workspace = workspace
         self._name = name
         self._compute = compute
+        self._batching = batching
         self._fence = lease.check
         self._ledger: Ledger = workspace.loops.ledger
         self._clock: Clock = workspace.clock
@@ -109,6 +115,7 @@ class Driver:
             SetTraffic: self._steer,
             Promote: self._steer,
             RollBack: self._steer,
+            RunBatch: self._batch,
         }
 
     def step(self) -> bool:
@@ -142,7 +149,8 @@ class Driver:
         return state
 
     def _settle(self, row: Row, now: datetime) -> None:
-        if any(entry.not_before is None for entry in row.state.pending):
+        running = [one.pending for one in row.state.batches if one.pending is not None]
+        if any(entry.not_before is None for entry in (*row.state.pending, *running)):
             return
         if row.settled_at is None or abs((now - row.settled_at).total_seconds()) >= _SETTLE_SECONDS:
             self._ledger.settle(self._name, now, revision=row.revision, fence=self._fence)
@@ -265,7 +273,14 @@ class Driver:
 
     # ---------------------------------------------------------------- doing
 
-    def _outcome(self, action: str, target: str, payload: msgspec.Struct, cpu_limit: float | None) -> Outcome | None:
+    def _outcome(
+        self,
+        action: str,
+        target: str,
+        payload: msgspec.Struct,
+        cpu_limit: float | None,
+        compute: Callable[[], Compute] | None = None,
+    ) -> Outcome | None:
         """Return what came of an action's job, or None while it runs.
 
         A worker that was killed says nothing about its job, which is run again; what the lost attempts cost is counted.
@@ -285,7 +300,8 @@ class Driver:
             log.warning("%s is run again: %s", action, outcome.error)
             self._lost[action] = (deaths + 1, burned)
         limit = None if cpu_limit is None else max(cpu_limit - burned, 0.001)
-        self._jobs[action] = self._compute.submit(target, msgspec.json.encode(payload), limit)
+        pool = self._compute if compute is None else compute()
+        self._jobs[action] = pool.submit(target, msgspec.json.encode(payload), limit)
         return None
 
     def _train(self, action: StartTraining, now: datetime) -> bool:
@@ -346,6 +362,40 @@ class Driver:
                 at=now, action=action.id, version=action.version, verdict=answer.verdict, findings=answer.findings
             ),
             (action.version, "gates", answer.findings),
+        )
+        return True
+
+    def _batch(self, action: RunBatch, now: datetime) -> bool:
+        asked = batches.BatchJob(
+            store=self._workspace.store,
+            loop=self._name,
+            spec=action.spec,
+            batch=action.batch,
+            version=action.version,
+            slot=action.slot,
+        )
+        outcome = self._outcome(action.id, "kilter.loop.batches:run", asked, None, self._batching)
+        if outcome is None:
+            return False
+        if outcome.payload is None:
+            reason = (outcome.error or "the process died").strip().rpartition("\n")[2]
+            self._feed(ActionFailed(at=now, action=action.id, reason=reason))
+            return True
+        answer = msgspec.json.decode(outcome.payload, type=batches.BatchAnswer)
+        if isinstance(answer, jobs.Failure):
+            self._feed(ActionFailed(at=now, action=action.id, reason=answer.reason, retryable=answer.retryable))
+            return True
+        self._feed(
+            BatchFinished(
+                at=now,
+                action=action.id,
+                batch=action.batch,
+                version=action.version,
+                slot=action.slot,
+                rows=answer.rows,
+                bad_rows=answer.bad_rows,
+                output=answer.output,
+            )
         )
         return True
 

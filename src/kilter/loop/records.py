@@ -12,53 +12,12 @@ from typing import Literal
 import msgspec
 
 from kilter.core.evidence import Finding, Verdict
+from kilter.loop.policy import Policy
 
 Stage = Literal[
     "candidate", "gated", "shadow", "canary", "champion", "retired", "rejected", "rolled_back", "inconclusive"
 ]
 Work = Literal["training", "gating", "approval", "held", "shadow", "canary", "promoting", "rolling_back"]
-
-
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a declaration that ``decide`` needs; all durations in seconds.
-
-    Args:
-        loop: The loop's name.
-        owner: Whom to notify.
-        spec: Digest of the declaration that this policy was made from.
-        on: Names of the monitors whose alarm starts a retraining.
-        every: Longest time between two trainings, or None.
-        cooldown: Shortest time between the starts of two trainings.
-        budget: CPU seconds of training per UTC day, or None for no limit.
-        max_rejections: After this many challengers in a row that did not become champion, the loop pauses.
-        max_failures: After this many failed trainings in a row the loop pauses.
-        shadow_bake: How long a shadow runs before its first look, or None for no shadow.
-        shadow_limit: How long a shadow may run in all before it is inconclusive.
-        canary_steps: Traffic shares in per cent, rising; empty for no canary.
-        canary_bake: How long each step runs.
-        canary_limit: How long the last step may be extended, beyond its bake, while the evidence stays open.
-        keep_warm: How long the previous champion stays loaded after a promotion.
-        approval: ``owner`` waits for an approval between the gates and the first traffic.
-        freeze: Windows in which nothing goes forward; see ``kilter.release.freeze``.
-    """
-
-    loop: str
-    owner: str
-    spec: str
-    on: tuple[str, ...] = ()
-    every: float | None = None
-    cooldown: float = 0.0
-    budget: float | None = None
-    max_rejections: int = 5
-    max_failures: int = 3
-    shadow_bake: float | None = None
-    shadow_limit: float = 0.0
-    canary_steps: tuple[int, ...] = ()
-    canary_bake: float = 0.0
-    canary_limit: float = 0.0
-    keep_warm: float = 0.0
-    approval: Literal["auto", "owner"] = "auto"
-    freeze: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------- actions
@@ -136,6 +95,15 @@ class RollBack(Action, tag="RollBack", frozen=True, kw_only=True):
     warm: tuple[int, ...] = ()
 
 
+class RunBatch(Action, tag="RunBatch", frozen=True, kw_only=True):
+    """Score a batch's rows with ``version``, for the time ``slot`` of its schedule."""
+
+    batch: str
+    version: int
+    spec: str
+    slot: datetime
+
+
 class Mark(Action, tag="Mark", frozen=True, kw_only=True):
     """Write a version's stage. The controller does this in the transaction of the decision itself; no answer comes back."""
 
@@ -153,7 +121,7 @@ class Notify(Action, tag="Notify", frozen=True, kw_only=True):
 
 
 Traffic = SetTraffic | Promote | RollBack
-Awaited = StartTraining | JudgeGates | JudgeShadow | Traffic
+Awaited = StartTraining | JudgeGates | JudgeShadow | RunBatch | Traffic
 Actions = Awaited | Mark | Notify
 
 # ---------------------------------------------------------------- events
@@ -244,6 +212,26 @@ class CanaryJudged(LoopEvent, tag="CanaryJudged", frozen=True, kw_only=True):
     version: int
     verdict: Verdict
     finding: Finding
+
+
+class BatchFinished(Answer, tag="BatchFinished", frozen=True, kw_only=True):
+    """A batch was scored to its end.
+
+    Args:
+        batch: Its name.
+        version: The version that scored.
+        slot: The time of its schedule.
+        rows: Rows of the input.
+        bad_rows: Rows among them that could not be used, as far as the run that ended it saw.
+        output: Where the answers are.
+    """
+
+    batch: str
+    version: int
+    slot: datetime
+    rows: int
+    bad_rows: int = 0
+    output: str = ""
 
 
 class ActionFailed(Answer, tag="ActionFailed", frozen=True, kw_only=True):
@@ -338,6 +326,7 @@ Events = (
     | TrafficSet
     | ShadowJudged
     | CanaryJudged
+    | BatchFinished
     | ActionFailed
     | PauseRequested
     | ResumeRequested
@@ -416,6 +405,26 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None
 
 
+class BatchState(msgspec.Struct, frozen=True, kw_only=True):
+    """What is remembered of a batch.
+
+    Args:
+        name: Its name.
+        slot: The latest time of its schedule that was asked for.
+        pending: The run that was asked for and has not ended.
+        done: The latest time that was scored to its end.
+        rows: The rows of that.
+        failed: Why the latest run was given up; empty when it was not.
+    """
+
+    name: str
+    slot: datetime
+    pending: Pending | None = None
+    done: datetime | None = None
+    rows: int = 0
+    failed: str = ""
+
+
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that ``decide`` remembers about one loop.
 
@@ -438,6 +447,7 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
         holds: Freezes that were asked for, those that are over among them until the next change.
         rejections: Challengers in a row that did not become champion.
         failures: Trainings in a row that failed.
+        batches: What the champion scores on a schedule.
         now: The latest moment that any event carried; time never goes back from here.
     """
 
@@ -459,4 +469,5 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     holds: tuple[Hold, ...] = ()
     rejections: int = 0
     failures: int = 0
+    batches: tuple[BatchState, ...] = ()
     now: datetime | None = None

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Protocol, TypeVar
 
 from kilter.data.service import DataService
+from kilter.features.answers import AnswerService
 from kilter.features.service import FeatureService
 from kilter.loop.events import JournalService
 from kilter.loop.experiments import ExperimentService
@@ -17,6 +18,7 @@ from kilter.registry.service import ModelService
 from kilter.release.service import ReleaseService
 from kilter.serving.access.consumers import ConsumerService
 from kilter.serving.access.keys import KeyService
+from kilter.serving.edge.service import DeviceService
 from kilter.serving.recording.logs import LogService
 from kilter.serving.recording.redaction import RecordingService
 from kilter.serving.service import EndpointService
@@ -36,6 +38,11 @@ class Kilter(Protocol):
     @property
     def features(self) -> FeatureService:
         """Windowed features."""
+        ...
+
+    @property
+    def answers(self) -> AnswerService:
+        """Answers that batches left in the online store."""
         ...
 
     @property
@@ -103,6 +110,11 @@ class Kilter(Protocol):
         """Models without a loop."""
         ...
 
+    @property
+    def devices(self) -> DeviceService:
+        """Releases for devices, and what they answered."""
+        ...
+
     def close(self) -> None:
         """Let go of everything."""
         ...
@@ -111,6 +123,7 @@ class Kilter(Protocol):
 SERVICES: dict[str, type] = {
     "data": DataService,
     "features": FeatureService,
+    "answers": AnswerService,
     "runs": RunService,
     "models": ModelService,
     "endpoints": EndpointService,
@@ -124,6 +137,7 @@ SERVICES: dict[str, type] = {
     "loops": LoopService,
     "journal": JournalService,
     "deployments": DeploymentService,
+    "devices": DeviceService,
 }
 """Noun to service class: the table from which HTTP, the client, the command line and MCP are derived."""
 
@@ -151,6 +165,11 @@ class RemoteKilter:
     def features(self) -> FeatureService:
         """Windowed features."""
         return self._service("features", FeatureService)
+
+    @cached_property
+    def answers(self) -> AnswerService:
+        """Answers that batches left in the online store."""
+        return self._service("answers", AnswerService)
 
     @cached_property
     def runs(self) -> RunService:
@@ -216,6 +235,11 @@ class RemoteKilter:
     def deployments(self) -> DeploymentService:
         """Models without a loop."""
         return self._service("deployments", DeploymentService)
+
+    @cached_property
+    def devices(self) -> DeviceService:
+        """Releases for devices, and what they answered."""
+        return self._service("devices", DeviceService)
 
     def close(self) -> None:
         """Close the connection."""

@@ -24,7 +24,8 @@ from kilter.journal.service import Journal
 from kilter.loop.building import views_of
 from kilter.loop.declaration.checks import require
 from kilter.loop.declaration.plan import plan
-from kilter.loop.declaration.spec import Declared, LoopSpec, load_source, policy_of, spec_from_json, spec_of
+from kilter.loop.declaration.policy import policy_of
+from kilter.loop.declaration.spec import Declared, LoopSpec, load_source, spec_from_json, spec_of
 from kilter.loop.declare import ApprovalRule, Environment
 from kilter.loop.drill import Drill, last_drill, note, rehearse
 from kilter.loop.ledger import Ledger, Row

@@ -7,7 +7,9 @@ from typing import Literal
 
 import msgspec
 
-from kilter.loop.records import LoopState, Promote, RollBack, SetTraffic, Stage, Traffic, Work
+from kilter.loop.policy import BatchPolicy
+from kilter.loop.records import BatchState, LoopState, Promote, RollBack, SetTraffic, Stage, Traffic, Work
+from kilter.loop.rules.batches import batch_deadlines, next_slot
 from kilter.loop.rules.freeze import clear_from, freeze_reason
 from kilter.loop.rules.release import UNSEEN
 from kilter.loop.rules.retries import due_at
@@ -21,6 +23,29 @@ _STAGES: dict[Work, Stage] = {
     "shadow": "shadow",
     "canary": "canary",
 }
+
+
+class BatchSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a batch of the schedule stands.
+
+    Args:
+        name: Its name.
+        work: ``running``, ``retrying`` (the last attempt failed, the next one waits), ``failed`` (its latest time was given up), ``done`` or
+            ``waiting`` (it never ran).
+        slot: The latest time of its schedule that was asked for, or None.
+        done: The latest time that was scored to its end, or None.
+        rows: The rows of that.
+        failed: Why the latest time was given up; empty when it was not.
+        due: When it is next asked for, or None without a champion or while it runs.
+    """
+
+    name: str
+    work: Literal["running", "retrying", "failed", "done", "waiting"]
+    slot: datetime | None = None
+    done: datetime | None = None
+    rows: int = 0
+    failed: str = ""
+    due: datetime | None = None
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +73,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         retrying: How many actions have failed and wait for their next attempt.
         frozen: Why nothing goes forward now; empty when nothing holds it.
         frozen_until: When the freeze ends by itself, or None.
+        batches: What the champion scores on a schedule.
     """
 
     loop: str
@@ -71,6 +97,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     retrying: int
     frozen: str = ""
     frozen_until: datetime | None = None
+    batches: tuple[BatchSummary, ...] = ()
 
 
 def traffic_of(action: Traffic) -> SetTraffic:
@@ -120,6 +147,7 @@ def next_deadline(state: LoopState) -> datetime | None:
     training = _training_deadline(state)
     if training is not None:
         moments.append(training)
+    moments += batch_deadlines(state)
     return min(moments, default=None)
 
 
@@ -196,6 +224,30 @@ def _idle(state: LoopState, until: str) -> str:
     return f"an alarm, a new declaration or a request{until and f', or the schedule{until}'}"
 
 
+def _batches(state: LoopState) -> tuple[BatchSummary, ...]:
+    known = {one.name: one for one in state.batches}
+    return tuple(_batch(state, policy, known.get(policy.name)) for policy in state.policy.batches)
+
+
+def _batch(state: LoopState, policy: BatchPolicy, one: BatchState | None) -> BatchSummary:
+    if one is None:
+        return BatchSummary(name=policy.name, work="waiting", due=state.now if state.champion is not None else None)
+    if one.pending is not None:
+        work: Literal["running", "retrying"] = "running" if one.pending.not_before is None else "retrying"
+        return BatchSummary(
+            name=one.name, work=work, slot=one.slot, done=one.done, rows=one.rows, due=one.pending.not_before
+        )
+    return BatchSummary(
+        name=one.name,
+        work="failed" if one.failed else "done",
+        slot=one.slot,
+        done=one.done,
+        rows=one.rows,
+        failed=one.failed,
+        due=next_slot(max(one.slot, state.now or one.slot), policy.every),
+    )
+
+
 def summary(state: LoopState, now: datetime | None = None) -> Summary:
     """Return where a loop stands.
 
@@ -229,4 +281,5 @@ def summary(state: LoopState, now: datetime | None = None) -> Summary:
         retrying=sum(entry.not_before is not None for entry in state.pending),
         frozen="" if moment is None else freeze_reason(state, moment),
         frozen_until=None if moment is None or (clear := clear_from(state, moment)) == moment else clear,
+        batches=_batches(state),
     )

@@ -18,7 +18,8 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         at: When it happened.
-        step: ``trigger``, ``alarm``, ``data``, ``run``, ``gates``, ``approval``, ``shadow``, ``canary``, ``traffic``, ``stage`` or ``request``.
+        step: ``trigger``, ``alarm``, ``data``, ``run``, ``gates``, ``approval``, ``shadow``, ``canary``, ``traffic``, ``stage``, ``request``
+            or ``batch``.
         title: What happened, in one line.
         findings: What it rests on.
         seq: The event of the journal that tells of it, or 0.
@@ -108,7 +109,20 @@ def explain(
     )
 
 
-_ORDER = ("alarm", "trigger", "data", "run", "gates", "approval", "shadow", "canary", "request", "traffic", "stage")
+_ORDER = (
+    "alarm",
+    "trigger",
+    "data",
+    "run",
+    "gates",
+    "approval",
+    "shadow",
+    "canary",
+    "request",
+    "traffic",
+    "stage",
+    "batch",
+)
 
 
 def _alarm(event: Event) -> str:
@@ -139,6 +153,11 @@ def _link(event: Event) -> Link | None:
             step, title = "traffic", "promoted: takes all traffic"
         case "RollBack":
             step, title = "traffic", f"taken back to v{data['to']}: {data['reason']}"
+        case "BatchFinished":
+            step, title = (
+                "batch",
+                f"batch {data['batch']} of {str(data['slot'])[:16]}: {data['rows']:,} rows to {data['output']}",
+            )
         case "PromoteRequested" | "RollbackRequested" | "PauseRequested":
             step, title = "request", f"{event.kind} by {data.get('by', '')}"
         case _:

@@ -21,6 +21,7 @@ from kilter.engines.online.store import OnlineStore
 from kilter.engines.sql.database import Database
 from kilter.engines.streams.log import Log
 from kilter.engines.tables.store import TableStore
+from kilter.features.answers import Answers, AnswerService
 from kilter.features.online import OnlineFeatures
 from kilter.features.service import FeatureService
 from kilter.journal.service import Journal
@@ -37,6 +38,7 @@ from kilter.registry.service import ModelService
 from kilter.release.service import ReleaseService
 from kilter.serving.access.consumers import ConsumerService
 from kilter.serving.access.keys import KeyService
+from kilter.serving.edge.service import DeviceService
 from kilter.serving.recording.logs import LogService
 from kilter.serving.recording.redaction import RecordingService
 from kilter.serving.service import EndpointService
@@ -141,6 +143,11 @@ class Workspace:
         return FeatureService(self.database, OnlineFeatures(self.online), self.data, self.clock)
 
     @cached_property
+    def answers(self) -> AnswerService:
+        """Answers that batches left in the online store."""
+        return AnswerService(Answers(self.online))
+
+    @cached_property
     def runs(self) -> RunService:
         """Experiments and runs."""
         return RunService(self.database, self.objects, self.clock)
@@ -233,6 +240,18 @@ class Workspace:
         """Models without a loop."""
         return DeploymentService(
             self.database, self.objects, self.journal_log, self.models, self.endpoints, self.clock, self.store.run
+        )
+
+    @cached_property
+    def devices(self) -> DeviceService:
+        """Releases for devices, and what they answered."""
+        return DeviceService(
+            self.endpoints,
+            self.objects,
+            self.store.folder / "edge",
+            self.prediction_logs(),
+            self.recording.redactors,
+            self.clock,
         )
 
     def registry(self) -> Registry:

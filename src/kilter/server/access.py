@@ -80,7 +80,14 @@ def make_access(run: RunFolder, host: str, port: int, *, tls: bool = False, inse
     for role, variable in _VARIABLES.items():
         if given := os.environ.get(variable):
             tokens[role] = check_secret(given, variable)
-    return Access(host=host, port=port, tokens=tokens, tls=tls, open_pages=local, open_wire=local and not os.environ.get("KILTER_TOKEN"))
+    return Access(
+        host=host,
+        port=port,
+        tokens=tokens,
+        tls=tls,
+        open_pages=local,
+        open_wire=local and not os.environ.get("KILTER_TOKEN"),
+    )
 
 
 class Sessions:

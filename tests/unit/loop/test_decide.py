@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from kilter.core.evidence import Finding
 from kilter.loop.decide import decide, pending_actions
+from kilter.loop.policy import Policy
 from kilter.loop.records import (
     ActionFailed,
     Actions,
@@ -26,7 +27,6 @@ from kilter.loop.records import (
     Mark,
     Notify,
     PauseRequested,
-    Policy,
     Promote,
     PromoteRequested,
     ResumeRequested,

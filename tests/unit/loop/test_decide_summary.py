@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 from msgspec.structs import replace
 
-from kilter.loop.records import LoopState, Pending, Policy, Promote, Release, RollBack, SetTraffic, StartTraining
+from kilter.loop.policy import Policy
+from kilter.loop.records import LoopState, Pending, Promote, Release, RollBack, SetTraffic, StartTraining
 from kilter.loop.summary import next_deadline, summary, traffic, traffic_number, traffic_of
 
 NOW = datetime(2013, 3, 1, 18, tzinfo=UTC)

@@ -9,13 +9,13 @@ import pytest
 
 from kilter.core.errors import DeclarationError, InvalidInput
 from kilter.loop.declaration.plan import plan, rebuilds
+from kilter.loop.declaration.policy import policy_of
 from kilter.loop.declaration.spec import (
     Declared,
     load,
     load_all,
     load_source,
     parse_budget,
-    policy_of,
     spec_from_json,
     spec_of,
 )

@@ -113,7 +113,7 @@ class FolderOutput:
         self._format: Format = format
         self._single = single
         self._done = False
-        self._aside = path.with_name(f".{path.name}.score")
+        self._aside = path.with_name(f".{path.name}.batch")
         self._parts = self._aside / "parts" if single else path
 
     def begin(self, *, overwrite: bool) -> None:
@@ -200,7 +200,7 @@ class BucketOutput:
         self._format: Format = format
         self._url = where.url
         self._done = False
-        self._note = f"{self._prefix}.score/{_JOB}"
+        self._note = f"{self._prefix}.batch/{_JOB}"
 
     def begin(self, *, overwrite: bool) -> None:
         """Make ready.
@@ -267,7 +267,7 @@ class DeltaOutput:
 
     def __init__(self, where: Folder | Bucket, job: Job) -> None:
         self._where = where
-        self._writer = f"kilter-score-{job.digest[:32]}"
+        self._writer = f"kilter-batch-{job.digest[:32]}"
 
     def last(self) -> tuple[int, int]:
         """Return the piece and the number of the last part that is there."""
@@ -352,7 +352,7 @@ def _taken(where: str) -> Conflict:
     return Conflict(
         "something else is there",
         where=where,
-        fix="choose another output, or --overwrite for what an earlier scoring wrote",
+        fix="choose another output, or --overwrite for what an earlier batch wrote",
     )
 
 

@@ -10,6 +10,7 @@ from kilter.core.errors import DeclarationError
 from kilter.data.declare import Columns, Label, Window
 from kilter.evaluation.declare import Gate
 from kilter.features.declare import FeatureView
+from kilter.loop.declaration.batch_checks import check_batches
 from kilter.loop.declaration.faults import Faults, Schemas
 from kilter.loop.declaration.function_checks import check_train
 from kilter.loop.declaration.input_checks import check_inputs, check_label
@@ -21,7 +22,7 @@ from kilter.loop.declaration.policy_checks import (
     check_windows,
 )
 from kilter.loop.declaration.spec import Declared
-from kilter.loop.declare import ApprovalRule, Environment, Retrain
+from kilter.loop.declare import ApprovalRule, Batch, Environment, Retrain
 from kilter.monitoring.declare import Monitor
 from kilter.release.declare import Canary, Freeze, Shadow
 
@@ -71,6 +72,7 @@ def _kinds(faults: Faults) -> None:
     faults.each("gates", loop.gates, get_args(Gate), "beats_champion, beats_naive, at_least, fair or faster_than")
     faults.each("release", loop.release, (Shadow, Canary, Freeze), "Shadow(...), Canary(...) or Freeze(...)")
     faults.each("monitors", loop.monitors, get_args(Monitor), "decay, calibration or drift")
+    faults.each("batch", loop.batch, (Batch,), "Batch(input=..., output=...)")
     if not isinstance(loop.data, Window):
         faults.each("data", loop.data, (Window,), "Window(...), or a tuple of them")
     if isinstance(loop.retrain, Retrain):
@@ -119,6 +121,7 @@ _PARTS: tuple[Callable[[Faults], None], ...] = (
     check_release,
     check_monitors,
     check_retrain,
+    check_batches,
     _rest,
     check_label,
 )

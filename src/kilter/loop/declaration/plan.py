@@ -20,6 +20,7 @@ _EFFECTS: dict[str, Effect] = {
     "monitors": "at once",
     "retrain": "at once",
     "fallback": "at once",
+    "batch": "at once",
     "owner": "at once",
     "purpose": "nothing",
 }
@@ -62,7 +63,7 @@ def plan(old: LoopSpec | None, new: LoopSpec) -> list[Change]:
     return [
         change
         for field in LoopSpec.__struct_fields__
-        for change in _changes(_short(field), before[field], after[field], _EFFECTS.get(field, "nothing"))
+        for change in _changes(_short(field), before.get(field), after.get(field), _EFFECTS.get(field, "nothing"))
     ]
 
 

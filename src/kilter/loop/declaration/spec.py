@@ -7,7 +7,7 @@ import linecache
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,8 +22,7 @@ from kilter.data.declare import Columns, Label, Table, Window
 from kilter.features.declare import FeatureView
 from kilter.loop.declaration.frameworks import importing_later
 from kilter.loop.declaration.source import Source
-from kilter.loop.declare import AnyLoop, Environment, Loop
-from kilter.loop.records import Policy
+from kilter.loop.declare import AnyLoop, Loop
 
 Json: TypeAlias = Any
 """A JSON value."""
@@ -33,9 +32,6 @@ _BUDGET = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*cpu-(s|min|h)\s*/\s*day\s*$")
 _BUDGET_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 BUDGET_ALLOWED = 'CPU time per day, like "10 cpu-min/day", "90 cpu-s/day" or "2 cpu-h/day"'
-
-KEEP_WARM = 2 * 86400.0
-"""How long the previous champion stays loaded after a promotion when no canary says how long a bake is; seconds."""
 
 
 @dataclass(frozen=True)
@@ -285,6 +281,8 @@ class LoopSpec(msgspec.Struct, frozen=True, kw_only=True):
     fallback: float | None
     approve: dict[str, str]
     seed: int
+    batch: tuple[PolicySpec, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Unset without one: a declaration that has no batch has the digest that it had before there were any."""
 
     @property
     def digest(self) -> str:
@@ -343,6 +341,7 @@ def spec_of(declared: Declared) -> LoopSpec:
         fallback=None if loop.fallback is None else float(loop.fallback),
         approve={str(environment): str(rule) for environment, rule in sorted(loop.approve.items())},
         seed=loop.seed,
+        batch=tuple(_policy(batch) for batch in loop.batch) or msgspec.UNSET,
     )
 
 
@@ -461,48 +460,6 @@ def parse_budget(text: str, *, where: str = "budget") -> float:
     return float(found.group(1)) * _BUDGET_UNITS[found.group(2)]
 
 
-def policy_of(
-    spec: LoopSpec,
-    environment: Environment = "dev",
-    *,
-    approve: str | None = None,
-    budget: str | None = None,
-    freeze: Sequence[str] = (),
-) -> Policy:
-    """Return the part of a declaration that ``decide`` needs.
-
-    Args:
-        spec: The declaration.
-        environment: Where it runs: chooses the rule of approval.
-        approve: The environment's own rule, when ``kilter.toml`` gives one; the stricter of the two holds.
-        budget: The environment's own budget, when ``kilter.toml`` gives one; the smaller of the two holds.
-        freeze: The environment's own freeze windows; they hold beside the declaration's.
-    """
-    shadow = next((step.values for step in spec.release if step.kind == "Shadow"), None)
-    canary = next((step.values for step in spec.release if step.kind == "Canary"), None)
-    budgets = [parse_budget(text) for text in (spec.retrain.budget, budget) if text is not None]
-    rules = {spec.approve.get(environment, "auto"), approve or "auto"}
-    bake = _seconds(canary["bake"]) if canary else 0.0
-    declared = [window for step in spec.release if step.kind == "Freeze" for window in step.values["windows"]]
-    return Policy(
-        loop=spec.name,
-        owner=spec.owner,
-        spec=spec.digest,
-        on=spec.retrain.on,
-        every=None if spec.retrain.every is None else _seconds(spec.retrain.every),
-        cooldown=_seconds(spec.retrain.cooldown),
-        budget=min(budgets, default=None),
-        max_rejections=spec.retrain.max_rejections,
-        shadow_bake=_seconds(shadow["bake"]) if shadow else None,
-        shadow_limit=_seconds(shadow["limit"]) if shadow else 0.0,
-        canary_steps=tuple(canary["steps"]) if canary else (),
-        canary_bake=bake,
-        canary_limit=_seconds(canary["limit"]) if canary else 0.0,
-        keep_warm=bake or KEEP_WARM,
-        approval="owner" if "owner" in rules else "auto",
-        freeze=tuple(dict.fromkeys([*declared, *freeze])),
-    )
-
-
-def _seconds(text: str) -> float:
+def seconds_of(text: str) -> float:
+    """Return the seconds of a duration of a spec, where none may be ``0s``."""
     return parse_duration(text).total_seconds() if _has_length(text) else 0.0

@@ -19,6 +19,7 @@ from kilter.loop.records import (
     SetTraffic,
     StartTraining,
 )
+from kilter.loop.rules.batches import batch_failed
 from kilter.loop.rules.freeze import clear_from, goes_forward
 from kilter.loop.rules.release import count_rejection, gates_refused, look_again, roll_back
 from kilter.loop.rules.training import failed
@@ -39,6 +40,8 @@ FORWARD_ATTEMPTS = 5
 
 def action_failed(turn: Turn, event: ActionFailed) -> None:
     """Wait for the next attempt, or draw the consequence of there being none."""
+    if batch_failed(turn, event):
+        return
     entry = turn.find(event.action)
     if entry is None or entry.not_before is not None:  # a duplicate: this failure is known
         return

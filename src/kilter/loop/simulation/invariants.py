@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kilter.core.errors import KilterError
+from kilter.loop.policy import Policy
 from kilter.loop.records import (
     ActionFailed,
     Actions,
@@ -19,6 +20,7 @@ from kilter.loop.records import (
     Applied,
     Approved,
     Awaited,
+    BatchFinished,
     CanaryJudged,
     Events,
     FreezeRequested,
@@ -29,13 +31,13 @@ from kilter.loop.records import (
     Mark,
     Notify,
     PauseRequested,
-    Policy,
     Promote,
     PromoteRequested,
     ResumeRequested,
     RetrainRequested,
     RollBack,
     RollbackRequested,
+    RunBatch,
     SetTraffic,
     ShadowJudged,
     Stage,
@@ -58,8 +60,15 @@ _KINDS: dict[type[Answer], tuple[type[Awaited], ...]] = {
     TrainingFailed: (StartTraining,),
     GatesJudged: (JudgeGates,),
     ShadowJudged: (JudgeShadow,),
+    BatchFinished: (RunBatch,),
     TrafficSet: TRAFFIC,
 }
+
+
+def _pending(state: LoopState) -> set[str]:
+    """Return the ids of what was asked for and not answered."""
+    batches = (one.pending for one in state.batches if one.pending is not None)
+    return {entry.action.id for entry in (*state.pending, *batches)}
 
 
 class Violation(KilterError):
@@ -137,6 +146,7 @@ class Watch:
         self.traffic: SetTraffic | None = None
         self.paused = False
         self.holds: dict[str, datetime | None] = {}
+        self.slots: dict[str, datetime] = {}
         self.spent: dict[str, float] = {}
         self.last_training: datetime | None = None
         self.excused = True
@@ -168,7 +178,7 @@ class Watch:
                 "an answer to an action that is not pending changes nothing",
             )
         self._requests(event)
-        pending = {entry.action.id for entry in after.pending}
+        pending = _pending(after)
         for number in [number for number in self.failed if number in self.open and number not in pending]:
             del self.open[number]  # taken back while it waited for its next attempt
         for asked in actions:
@@ -217,7 +227,7 @@ class Watch:
             return False
         if event.attempt != self.attempts[event.action]:
             return False
-        if any(entry.action.id == event.action for entry in after.pending):
+        if event.action in _pending(after):
             self.failed.add(event.action)
         else:
             del self.open[event.action]  # given up
@@ -314,6 +324,9 @@ class Watch:
             return
         if isinstance(action, SetTraffic) and action.mode == "solo":
             return
+        if isinstance(action, RunBatch):
+            self._batch(action, now)
+            return
         require(not self.paused, "a paused loop starts nothing")
         self._not_frozen(action, now)
         match action:
@@ -328,6 +341,20 @@ class Watch:
                 self._step(action, now)
             case Promote():
                 self._promotion(action, now)
+
+    def _batch(self, action: RunBatch, now: datetime) -> None:
+        running = any(isinstance(entry, RunBatch) and entry.batch == action.batch for entry in self.open.values())
+        require(not running, "a batch is run once at a time")
+        require(action.version == self.champion, "a batch is scored by the champion")
+        every = next(one.every for one in self.policy.batches if one.name == action.batch)
+        require(
+            action.slot <= now < later(action.slot, every), "what was missed is caught up with the latest time alone"
+        )
+        require(
+            action.batch not in self.slots or action.slot > self.slots[action.batch],
+            "a time of a schedule is scored once",
+        )
+        self.slots[action.batch] = action.slot
 
     def _not_frozen(self, action: Actions, now: datetime) -> None:
         if not isinstance(action, Promote) and not (isinstance(action, SetTraffic) and action.challenger is not None):
@@ -430,7 +457,7 @@ class Watch:
         require(
             champions == ([] if self.champion is None else [self.champion]), "there is one champion, marked as such"
         )
-        pending = {entry.action.id for entry in after.pending}
+        pending = _pending(after)
         require(pending == set(self.open), "what was asked for is pending until it is answered")
         policy, paused = after.policy, after.paused is not None
         many = after.rejections > before.rejections and after.rejections >= policy.max_rejections

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from kilter.core.evidence import Verdict
 from kilter.loop import decide as deciding
+from kilter.loop.policy import BatchPolicy, Policy
 from kilter.loop.records import (
     Actions,
     AlarmCleared,
@@ -31,7 +32,6 @@ from kilter.loop.records import (
     Mark,
     Notify,
     PauseRequested,
-    Policy,
     PromoteRequested,
     ResumeRequested,
     RetrainRequested,
@@ -48,6 +48,13 @@ START = datetime(2013, 3, 1, tzinfo=UTC)
 MONITORS = ("decay(log_loss)", "calibration", "drift(psi)")
 
 FREEZES = ((), (), (), ("2013-03-03 to 2013-03-05",), ("0 16 * * fri for 64h", "2013-03-11T06:00 to 2013-03-12"))
+
+BATCHES = (
+    (),
+    (),
+    (BatchPolicy(name="daily", every=86400.0),),
+    (BatchPolicy(name="daily", every=86400.0), BatchPolicy(name="often", every=7200.0)),
+)
 
 _HOUR = 3600.0
 _DAY = 86400.0
@@ -141,6 +148,7 @@ class Schedule:
             keep_warm=pick((0.0, _DAY, 4 * _DAY)),
             approval=pick(("auto", "auto", "owner")),
             freeze=pick(FREEZES),
+            batches=pick(BATCHES),
         )
 
     # ------------------------------------------------------------ driving
@@ -203,7 +211,8 @@ class Schedule:
 
     def execute(self, action: Awaited) -> None:
         """Hand an action to its executor, with the number of its attempt."""
-        for entry in self.state.pending:
+        batches = (one.pending for one in self.state.batches if one.pending is not None)
+        for entry in (*self.state.pending, *batches):
             if entry.action.id == action.id:
                 self.world.execute(action, entry.attempts)
 
@@ -313,7 +322,9 @@ class Schedule:
             world.now = max(world.now, self.state.now)
         self.trace.entries.append(("the chaos stops", None, ()))
         self.restart()
-        world.send(Applied(at=world.now, policy=replace(self.state.policy, every=None, on=(), approval="auto")))
+        world.send(
+            Applied(at=world.now, policy=replace(self.state.policy, every=None, on=(), approval="auto", batches=()))
+        )
         for name in ("", "experiment"):
             world.send(UnfreezeRequested(at=world.now, by="someone", name=name))
         latest = world.now + _PATIENCE
@@ -322,6 +333,10 @@ class Schedule:
                 break
         state = self.state
         require(world.now <= latest, "when the chaos stops, the loop comes to rest within a year")
+        require(
+            all(one.pending is None for one in state.batches),
+            "when the chaos stops, every batch that was begun has ended",
+        )
         require(not state.pending and not world.running, "when the chaos stops, everything pending is done")
         require(state.release is None, "when the chaos stops, every release comes to its end")
         require(state.champion is not None or state.paused is not None, "a loop at rest has a champion, or has paused")

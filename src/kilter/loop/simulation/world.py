@@ -15,10 +15,12 @@ from kilter.core.evidence import Finding, Verdict
 from kilter.loop.records import (
     ActionFailed,
     Awaited,
+    BatchFinished,
     Events,
     GatesJudged,
     JudgeGates,
     JudgeShadow,
+    RunBatch,
     SetTraffic,
     ShadowJudged,
     Stage,
@@ -31,7 +33,7 @@ from kilter.loop.rules.training import day_of
 from kilter.loop.rules.turn import TRAFFIC
 from kilter.loop.summary import traffic_number, traffic_of
 
-Answers = TrainingFinished | TrainingFailed | GatesJudged | ShadowJudged | TrafficSet | ActionFailed
+Answers = TrainingFinished | TrainingFailed | GatesJudged | ShadowJudged | TrafficSet | BatchFinished | ActionFailed
 
 FINDING = Finding(name="simulated", verdict="inconclusive", value=None, allowed="anything", rows=0, rule="drawn")
 _CPU = 300.0
@@ -152,6 +154,8 @@ class World:
                 return GatesJudged(at=self.now, action=number, version=version, verdict=verdict, findings=(FINDING,))
             case JudgeShadow(id=number, version=version):
                 return ShadowJudged(at=self.now, action=number, version=version, verdict=self._draw(), finding=FINDING)
+            case RunBatch(id=number, batch=name, version=version, slot=slot):
+                return BatchFinished(at=self.now, action=number, batch=name, version=version, slot=slot, rows=1)
             case action:
                 if traffic_number(action.id) >= self.generation:
                     self.generation = traffic_number(action.id)

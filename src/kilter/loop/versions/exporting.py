@@ -16,14 +16,13 @@ from kilter.packaging.export.c_source import c_files
 from kilter.packaging.export.clouds import azure_files, sagemaker_files, vertex_files
 from kilter.packaging.export.container import Exposed, container_files, model_files
 from kilter.packaging.export.folder import ExportManifest, write
-from kilter.packaging.export.graph import TOLERANCE, graph_files
 from kilter.packaging.export.js_source import js_files
 from kilter.packaging.export.kubernetes import kserve_files, kubernetes_files
 from kilter.packaging.export.platform import Sizing, check_sizing
 from kilter.packaging.export.source import code_of, test_vector
 from kilter.registry.service import split_reference
 
-Target = Literal["c", "js", "edge", "container", "kubernetes", "kserve", "sagemaker", "vertex", "azure"]
+Target = Literal["c", "js", "container", "kubernetes", "kserve", "sagemaker", "vertex", "azure"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 
@@ -87,8 +86,6 @@ def export(
         code = code_of(parts, name, title)
         tolerance = code.tolerance
         files = {**(c_files(code) if target == "c" else js_files(code)), "test_vector.json": test_vector(code)}
-    elif target == "edge":
-        tolerance, files = TOLERANCE, graph_files(parts, name)
     else:
         endpoint = Exposed(name=name, version=version.version, bundle=bundle, fallback=_fallback(kilter, name))
         files = _platform(target, parts, endpoint, title, sizing, lock)

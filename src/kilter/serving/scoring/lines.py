@@ -82,7 +82,7 @@ def transform_lines(
         folder.put(f"{file.name}.out", write)
         return counted
 
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1, "kilter-score") as pool:
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1, "kilter-batch") as pool:
         rows = sum(pool.map(one_file, left))
     folder.finish()
     return Scored(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,21 +66,37 @@ class Scorer:
             InvalidInput: When a column can't be used, or, unless ``lenient``, a row.
         """
         matrix, unusable = self.reader.matrix(frame, start)
+        return self.answers(matrix, unusable, start=start, lenient=lenient)
+
+    def answers(
+        self, matrix: Matrix, unusable: Mapping[int, str], *, start: int = 0, lenient: bool = False
+    ) -> list[pl.Series]:
+        """Return the columns that a matrix's predictions make.
+
+        Args:
+            matrix: (n, d) float64, as the reader made it; rows that can't be used are emptied.
+            unusable: By position, why a row can't be used.
+            start: The number of the first row, for the errors.
+            lenient: Give rows that can't be used a null, and the reason in a column ``error``.
+
+        Raises:
+            InvalidInput: When a row can't be used, unless ``lenient``.
+        """
         if unusable and not lenient:
             row = min(unusable)
             column, _, why = unusable[row].partition(": ")
             raise InvalidInput(
-                f"the value is {why}", where=f"rows[{start + row}].{column}", fix="mend the row, or score with bad rows as null"
+                f"the value is {why}", where=f"rows[{start + row}].{column}", fix="mend the row, or let bad rows be null or go to a place of their own"
             )  # fmt: skip
         for row in unusable:
             matrix[row] = np.nan
-        answers = self.predict(matrix)
+        predicted = self.predict(matrix)
         found = [
-            pl.Series(name, np.ascontiguousarray(answers[:, place]), dtype=pl.Float64)
+            pl.Series(name, np.ascontiguousarray(predicted[:, place]), dtype=pl.Float64)
             for place, name in enumerate(self.columns)
         ]
         if lenient:
-            errors = [unusable.get(row) for row in range(frame.height)] if unusable else [None] * frame.height
+            errors = [unusable.get(row) for row in range(len(matrix))] if unusable else [None] * len(matrix)
             bad = pl.Series(ERROR, errors, dtype=pl.String)
             found = [pl.select(pl.when(bad.is_null()).then(one)).to_series().alias(one.name) for one in found]
             found.append(bad)

@@ -15,7 +15,7 @@ from kilter.data.encoding import Encoding
 from kilter.engines.files.reading import batches, pieces
 from kilter.engines.location import locate
 from kilter.engines.tables.paths import append_once
-from kilter.loop.versions.scoring import score, transform
+from kilter.loop.versions.batch import batch, transform
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import package
 
@@ -76,7 +76,7 @@ def test_every_format_has_the_same_answers(ending, store, tmp_path):
     frame = rows(500)
     place = tmp_path / f"in.{ending}"
     {"parquet": frame.write_parquet, "csv": frame.write_csv, "arrow": frame.write_ipc}[ending](place)
-    found = score("late", place, tmp_path / f"out.{ending}", store=store)
+    found = batch("late", place, tmp_path / f"out.{ending}", store=store)
     assert (found.rows, found.model, found.kept, found.bad_rows) == (500, "late@v1", False, 0)
     reader = {"parquet": pl.read_parquet, "csv": pl.read_csv, "arrow": pl.read_ipc}[ending]
     out = reader(tmp_path / f"out.{ending}")
@@ -91,7 +91,7 @@ def test_a_folder_becomes_a_folder_of_parts_in_order(store, tmp_path):
     frame.head(600).write_parquet(tmp_path / "in" / "a.parquet")
     frame.slice(600).write_parquet(tmp_path / "in" / "b.parquet")
     done = []
-    found = score("late@v2", tmp_path / "in", tmp_path / "out", store=store, part_rows=250, batch_rows=90, threads=2,
+    found = batch("late@v2", tmp_path / "in", tmp_path / "out", store=store, part_rows=250, batch_rows=90, threads=2,
                   keep=["distance"], starting=lambda total: done.append(total) or done.append)  # fmt: skip
     assert (found.rows, found.parts, found.model) == (1000, 5, "late@v2")
     assert sorted(one.name for one in (tmp_path / "out").iterdir()) == [
@@ -113,32 +113,32 @@ def test_a_scoring_that_is_called_again_goes_on_and_scores_no_part_twice(store, 
     frame = rows(1000)
     frame.write_csv(tmp_path / "in.csv")
     plan = {"store": store, "part_rows": 200, "batch_rows": 64}
-    score("late", tmp_path / "in.csv", tmp_path / "out", **plan)
+    batch("late", tmp_path / "in.csv", tmp_path / "out", **plan)
     whole = read(tmp_path / "out")
     parts = sorted((tmp_path / "out").iterdir())
     stamps = [one.stat().st_mtime_ns for one in parts[:2]]
     for one in parts[2:]:
         one.unlink()
-    note = tmp_path / ".out.score" / "job.json"
+    note = tmp_path / ".out.batch" / "job.json"
     note.write_text(note.read_text().replace('"done":true', '"done":false'))
-    found = score("late", tmp_path / "in.csv", tmp_path / "out", **plan)
+    found = batch("late", tmp_path / "in.csv", tmp_path / "out", **plan)
     assert (found.rows, found.parts, found.kept) == (600, 3, True)
     assert [one.stat().st_mtime_ns for one in parts[:2]] == stamps
     assert read(tmp_path / "out").equals(whole)
-    assert score("late", tmp_path / "in.csv", tmp_path / "out", **plan).rows == 0
+    assert batch("late", tmp_path / "in.csv", tmp_path / "out", **plan).rows == 0
 
 
 def test_another_scoring_never_mixes_with_what_is_there(store, tmp_path):
     rows(100).write_parquet(tmp_path / "in.parquet")
-    score("late@v1", tmp_path / "in.parquet", tmp_path / "out", store=store)
+    batch("late@v1", tmp_path / "in.parquet", tmp_path / "out", store=store)
     with pytest.raises(Conflict, match="something else is there"):
-        score("late@v2", tmp_path / "in.parquet", tmp_path / "out", store=store)
+        batch("late@v2", tmp_path / "in.parquet", tmp_path / "out", store=store)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(Conflict):
-            score("late", tmp_path / "in.parquet", tmp_path / "mine", store=store, overwrite=overwrite)
-    score("late@v2", tmp_path / "in.parquet", tmp_path / "out", store=store, overwrite=True)
+            batch("late", tmp_path / "in.parquet", tmp_path / "mine", store=store, overwrite=overwrite)
+    batch("late@v2", tmp_path / "in.parquet", tmp_path / "out", store=store, overwrite=True)
     assert read(tmp_path / "out")["prediction"].to_list() == expected(store, rows(100), 2).tolist()
 
 
@@ -146,8 +146,8 @@ def test_a_delta_table_is_read_at_its_version_and_appended_to_once(store, tmp_pa
     frame = rows(300)
     append_once(locate(str(tmp_path / "table")), frame, "maker", 0)
     plan = {"store": store, "part_rows": 100, "format": "delta"}
-    assert score("late", tmp_path / "table", tmp_path / "scores", **plan).parts == 3
-    assert score("late", tmp_path / "table", tmp_path / "scores", **plan).rows == 0
+    assert batch("late", tmp_path / "table", tmp_path / "scores", **plan).parts == 3
+    assert batch("late", tmp_path / "table", tmp_path / "scores", **plan).rows == 0
     out = pl.scan_delta(str(tmp_path / "scores")).collect().sort("flight_id")
     assert out["prediction"].to_list() == expected(store, frame).tolist()
 
@@ -156,11 +156,11 @@ def test_tables_of_the_store(store, tmp_path):
     frame = rows(120)
     store.data.declare(Table("flights", "flight_id", "sched_dep"))
     store.data.ingest("flights", frame)
-    found = score("late", "table:flights", "table:scores", store=store, part_rows=50)
+    found = batch("late", "table:flights", "table:scores", store=store, part_rows=50)
     assert (found.rows, found.parts) == (120, 3)
     out = store.data.frame("scores").sort("flight_id")
     assert out["prediction"].to_list() == expected(store, frame).tolist()
-    assert score("late", "table:flights", "table:scores", store=store, part_rows=50).rows == 0
+    assert batch("late", "table:flights", "table:scores", store=store, part_rows=50).rows == 0
 
 
 def test_a_bucket(store, s3_url, tmp_path):
@@ -173,15 +173,15 @@ def test_a_bucket(store, s3_url, tmp_path):
         f"{endpoint}/{address.removeprefix('s3://')}/in/in.parquet", content=(tmp_path / "in.parquet").read_bytes()
     )
     place = f"{address}/in?endpoint={endpoint}"
-    found = score("late", place, f"{address}/out?endpoint={endpoint}", store=store, part_rows=100)
+    found = batch("late", place, f"{address}/out?endpoint={endpoint}", store=store, part_rows=100)
     assert (found.rows, found.parts) == (150, 2)
-    assert score("late", place, f"{address}/out?endpoint={endpoint}", store=store, part_rows=100).rows == 0
-    score("late", place, tmp_path / "local", store=store, part_rows=100)
+    assert batch("late", place, f"{address}/out?endpoint={endpoint}", store=store, part_rows=100).rows == 0
+    batch("late", place, tmp_path / "local", store=store, part_rows=100)
     written = f"{address}/out?endpoint={endpoint}"
     out = pl.concat(next(batches(piece, written, rows=100)) for piece in pieces(written))
     assert out.equals(read(tmp_path / "local"))
     with pytest.raises(InvalidInput, match="one file in a bucket"):
-        score("late", place, f"{address}/one.parquet?endpoint={endpoint}", store=store)
+        batch("late", place, f"{address}/one.parquet?endpoint={endpoint}", store=store)
 
 
 def test_rows_that_cannot_be_used_fail_or_are_null(store, tmp_path):
@@ -190,9 +190,9 @@ def test_rows_that_cannot_be_used_fail_or_are_null(store, tmp_path):
     )
     frame.write_parquet(tmp_path / "in.parquet")
     with pytest.raises(InvalidInput, match="not a finite number") as caught:
-        score("late", tmp_path / "in.parquet", tmp_path / "out", store=store, batch_rows=20)
+        batch("late", tmp_path / "in.parquet", tmp_path / "out", store=store, batch_rows=20)
     assert caught.value.where == "rows[30].distance"
-    found = score("late", tmp_path / "in.parquet", tmp_path / "out", store=store, bad_rows="null", overwrite=True)
+    found = batch("late", tmp_path / "in.parquet", tmp_path / "out", store=store, bad_rows="null", overwrite=True)
     assert found.bad_rows == 1
     out = read(tmp_path / "out")
     assert out["prediction"].null_count() == 1
@@ -210,36 +210,36 @@ def test_rows_that_cannot_be_used_fail_or_are_null(store, tmp_path):
 def test_a_column_that_cannot_be_used_is_named(change, where, store, tmp_path):
     change(rows(10)).write_parquet(tmp_path / "in.parquet")
     with pytest.raises(InvalidInput) as caught:
-        score("late", tmp_path / "in.parquet", tmp_path / "out", store=store)
+        batch("late", tmp_path / "in.parquet", tmp_path / "out", store=store)
     assert where in caught.value.where
-    assert not any((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_places_are_named(store, tmp_path):
     with pytest.raises(NotFound, match="no such file"):
-        score("late", tmp_path / "none.parquet", tmp_path / "out", store=store)
+        batch("late", tmp_path / "none.parquet", tmp_path / "out", store=store)
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and not more")
     with pytest.raises((Damaged, InvalidInput)):
-        score("late", tmp_path / "bad.parquet", tmp_path / "out", store=store)
+        batch("late", tmp_path / "bad.parquet", tmp_path / "out", store=store)
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(InvalidInput, match=r"'.txt' is of no known format"):
-        score("late", tmp_path / "notes.txt", tmp_path / "out2", store=store)
+        batch("late", tmp_path / "notes.txt", tmp_path / "out2", store=store)
     rows(3).write_parquet(tmp_path / "in.parquet")
     with pytest.raises(InvalidInput, match="no column"):
-        score("late", tmp_path / "in.parquet", tmp_path / "out3", store=store, keep=["color"])
+        batch("late", tmp_path / "in.parquet", tmp_path / "out3", store=store, keep=["color"])
     with pytest.raises(NotFound):
-        score("early", tmp_path / "in.parquet", tmp_path / "out4", store=store)
+        batch("early", tmp_path / "in.parquet", tmp_path / "out4", store=store)
 
 
 def test_no_rows_make_an_empty_part_with_the_columns(store, tmp_path):
     rows(10).clear().write_parquet(tmp_path / "in.parquet")
-    assert score("late", tmp_path / "in.parquet", tmp_path / "out", store=store).rows == 0
+    assert batch("late", tmp_path / "in.parquet", tmp_path / "out", store=store).rows == 0
     assert read(tmp_path / "out").columns == ["flight_id", "sched_dep", "prediction"]
 
 
 def test_the_command_says_what_it_did(store, tmp_path, capsys):
     rows(80).write_parquet(tmp_path / "in.parquet")
-    given = ["score", "late@v2", "--store", store.store.home, "--input", str(tmp_path / "in.parquet"),
+    given = ["batch", "late@v2", "--store", store.store.home, "--input", str(tmp_path / "in.parquet"),
              "--output", str(tmp_path / "out.csv"), "--keep", "*"]  # fmt: skip
     assert main([*given, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -247,7 +247,7 @@ def test_the_command_says_what_it_did(store, tmp_path, capsys):
     assert main(given) == 0
     assert "was complete" in capsys.readouterr().out
     assert pl.read_csv(tmp_path / "out.csv").width == 6
-    assert main(["score", "late", "--store", "http://127.0.0.1:1", "--input", "a", "--output", "b", "--json"]) == 2
+    assert main(["batch", "late", "--store", "http://127.0.0.1:1", "--input", "a", "--output", "b", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["where"] == "--store"
 
 
