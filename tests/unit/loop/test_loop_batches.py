@@ -224,3 +224,14 @@ def test_a_wrong_batch_is_named_with_its_field(batch, field, says):
     found = check(declared(f", batch=[{batch}]"))
     assert all(isinstance(error, DeclarationError) for error in found)
     assert any(error.where.endswith(f": {field}") and says in error.message for error in found), found
+
+
+def test_a_schedule_has_a_slot_at_any_moment():
+    for moment in (
+        datetime.min.replace(tzinfo=UTC),
+        datetime(1969, 12, 31, 23, tzinfo=UTC),
+        datetime.max.replace(tzinfo=UTC),
+    ):
+        for every in (0.0, 1.0, 70_000.0, 1e9):
+            assert slot_of(moment, every) <= moment
+            assert next_slot(moment, every) >= slot_of(moment, every)

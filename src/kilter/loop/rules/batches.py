@@ -24,7 +24,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def slot_of(moment: datetime, every: float) -> datetime:
     """Return the latest time of a schedule that is not after a moment: whole multiples of ``every`` seconds since 1970."""
     length = timedelta(seconds=max(every, 1.0))
-    return _EPOCH + ((moment - _EPOCH) // length) * length
+    try:
+        return _EPOCH + ((moment - _EPOCH) // length) * length
+    except OverflowError:  # before all times that can be said
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def next_slot(moment: datetime, every: float) -> datetime:
