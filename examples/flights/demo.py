@@ -272,13 +272,15 @@ class Controls:
     def __init__(self, end: datetime, out: Path) -> None:
         self._out = out
         command = [sys.executable, "-m", "examples.flights.policies", "--end", end.isoformat(), "--out", str(out)]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with out.with_suffix(".log").open("wb") as log:
+            self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log)
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, self._process.pid, 19)  # what is left of two cores is enough for it
 
     def outcomes(self) -> tuple[Outcome, ...]:
-        if self._process.wait():
-            return ()
+        if code := self._process.wait():
+            words = self._out.with_suffix(".log").read_text(errors="replace")[-2000:]
+            raise SystemExit(f"the other policies ended with {code}:\n{words}")
         return msgspec.json.decode(self._out.read_bytes(), type=tuple[Outcome, ...])
 
     def stop(self) -> None:

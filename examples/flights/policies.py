@@ -17,7 +17,8 @@ from examples.flights import airline
 
 from kilter.loop.backtest import ALARM_DEPLOYS, BLIND_MONTHLY, FROZEN, Outcome, Trainer, backtest
 from kilter.loop.building import prepare
-from kilter.loop.declaration.spec import load, policy_of, spec_of
+from kilter.loop.declaration.policy import policy_of
+from kilter.loop.declaration.spec import load, spec_of
 
 CONTROLS = (FROZEN, BLIND_MONTHLY, ALARM_DEPLOYS)
 FILE = Path(__file__).with_name("flight_delay.py")
