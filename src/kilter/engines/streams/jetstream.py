@@ -17,7 +17,6 @@ import msgspec
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import NoServersError
-from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header
 from nats.js.errors import BucketNotFoundError, KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
 
@@ -272,7 +271,7 @@ def _headers(message: Outgoing) -> dict[str, str]:
 async def _fetch(consumer: Any, most: int, wait: float) -> list[Any]:
     try:
         return list(await consumer.fetch(most, timeout=max(wait, 0.05)))
-    except NatsTimeout:
+    except TimeoutError:  # the client's own, or the plain one when its deadline passes between two questions
         return []
 
 
