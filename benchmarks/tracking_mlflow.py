@@ -62,10 +62,6 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            env={
-                **os.environ,
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": os.environ.get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "true"),
-            },
         )
         while time.perf_counter() - began < 240:
             with contextlib.suppress(OSError, http.client.HTTPException):

@@ -136,6 +136,8 @@ def test_searches_speak_mlflows_grammar(mlflow, client, experiment):
     assert names("attributes.run_name IN ('run-1', 'run-2')") == ["2", "1"]
     assert names(order=["metrics.m ASC"]) == ["1", "2", "3", "4", "5", "0"]
     assert names(order=["metrics.m DESC"], max_results=2) == ["4", "3"]
+    assert names("metrics.m < 0.4", order=["metrics.m DESC"]) == ["3", "2", "1"]
+    assert names("metrics.m < 0.4", order=["metrics.m DESC"], max_results=1) == ["3"]
     assert names(order=["tags.team ASC", "params.depth DESC"]) == ["4", "2", "0", "5", "3", "1"]
     assert names(order=["attributes.start_time ASC"]) == ["0", "1", "2", "3", "4", "5"]
     for order in (None, ["metrics.m DESC"], ["attributes.run_name ASC"]):
@@ -385,6 +387,9 @@ def test_attacks_are_refused(server, client, experiment, tmp_path):
         status, answer = ask(server[0], "POST", "/api/2.0/mlflow/runs/log-metric", given)
         assert status == 400, (value, answer)
     assert client.get_run(run).data.metrics == {}
+    for described in ("5", "[]", '"x"', "no", "{}", "[" * 100_000):
+        given = json.dumps({"run_id": run, "model_json": described}).encode()
+        assert ask(server[0], "POST", "/api/2.0/mlflow/runs/log-model", given)[0] == 400, described[:20]
     name = "<script>alert(1)</script>"
     assert client.get_experiment(client.create_experiment(name)).name == name  # kept as it is, and shown as text
     assert ask(server[0], "GET", "/api/2.0/mlflow/nothing")[0] == 404

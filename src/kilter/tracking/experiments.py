@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from kilter.tracking.tables import experiment_tags, experiments, runs
 from kilter.tracking.writing import upsert
 
 _LONGEST = 500
-_MOST = 50_000
+_MOST = 10_000
 
 
 class ExperimentOperations:
@@ -163,7 +164,7 @@ class ExperimentOperations:
             query = query.where(experiment_condition(filter))
         with self._database.reading() as connection:
             rows = connection.execute(query.limit(limit + 1)).all()
-            page = tuple(_filled(connection, row) for row in rows[:limit])
+            page = _filled(connection, rows[:limit])
         more = len(rows) > limit
         return ExperimentPage(experiments=page, cursor=placing.cursor(placing.start(cursor) + limit) if more else None)
 
@@ -224,16 +225,23 @@ def _one(connection: sa.Connection, number: int | None, name: str = "") -> Exper
     if row is None:
         asked = repr(name) if number is None else str(number)
         raise NotFound(f"there is no experiment {asked}", where="experiments")
-    return _filled(connection, row)
+    return _filled(connection, [row])[0]
 
 
-def _filled(connection: sa.Connection, row: sa.Row[Any]) -> Experiment:
-    chosen = sa.select(experiment_tags.c.name, experiment_tags.c.value).where(experiment_tags.c.experiment == row.id)
-    return Experiment(
-        number=row.id,
-        name=row.name,
-        created_at=row.created_at,
-        changed_at=row.changed_at,
-        deleted_at=row.deleted_at,
-        tags={tag.name: tag.value for tag in connection.execute(chosen.order_by(experiment_tags.c.name))},
+def _filled(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[Experiment, ...]:
+    """Return experiments with their tags: one query for all of them."""
+    chosen = sa.select(experiment_tags).where(experiment_tags.c.experiment.in_([row.id for row in rows]))
+    said: defaultdict[int, dict[str, str]] = defaultdict(dict)
+    for tag in connection.execute(chosen.order_by(experiment_tags.c.experiment, experiment_tags.c.name)):
+        said[tag.experiment][tag.name] = tag.value
+    return tuple(
+        Experiment(
+            number=row.id,
+            name=row.name,
+            created_at=row.created_at,
+            changed_at=row.changed_at,
+            deleted_at=row.deleted_at,
+            tags=said.get(row.id, {}),
+        )
+        for row in rows
     )

@@ -342,11 +342,11 @@ def _forms(word: str) -> list[str]:
 
 
 def _exists(table: sa.Table, name: str, test: Test) -> Test:
-    return sa.exists().where(table.c.run == runs.c.id, table.c.name == name, test)
+    return sa.exists().where(table.c.run == runs.c.id, table.c.name == name, test).correlate(runs)
 
 
 def _absent(table: sa.Table, name: str, operator: str) -> Test:
-    present = sa.exists().where(table.c.run == runs.c.id, table.c.name == name)
+    present = sa.exists().where(table.c.run == runs.c.id, table.c.name == name).correlate(runs)
     return ~present if operator == "IS NULL" else present
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from kilter.core.errors import Conflict, NotFound
 from kilter.server.mlflow.fields import Fields
-from kilter.server.mlflow.limits import EXPERIMENT_NAME, EXPERIMENT_TAG, KEY, check_key, check_length
+from kilter.server.mlflow.limits import EXPERIMENT_NAME, EXPERIMENT_TAG, check_key, check_length
 from kilter.server.mlflow.problems import EXISTS, INVALID, MISSING, Refused
 from kilter.tracking.filters import View
 from kilter.tracking.records import Experiment
@@ -24,6 +24,7 @@ _VIEWS: dict[str, View] = {
     "ALL": "all",
 }
 _LISTED = 50_000
+_PAGE = 10_000
 
 
 class Experiments:
@@ -112,7 +113,7 @@ class Experiments:
             filter=fields.text("filter"),
             order=",".join(fields.texts("order_by")),
             view=view_of(fields, "view_type"),
-            limit=limit,
+            limit=min(limit, _PAGE),
             cursor=fields.text("page_token") or None,
         )
         answer: dict[str, Any] = {"experiments": [shown(one) for one in page.experiments]}
@@ -181,7 +182,6 @@ def _tags(fields: Fields) -> dict[str, str]:
 
 def _checked_tag(key: str, value: str) -> tuple[str, str]:
     check_key(key, "key", "key")
-    check_length(key, "key", KEY)
     check_length(value, "value", EXPERIMENT_TAG)
     return key, value
 

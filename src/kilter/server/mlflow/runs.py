@@ -181,12 +181,14 @@ class Runs:
         run, text = _run_id(fields), fields.text("model_json", required=True)
         try:
             described = json.loads(text)
-        except ValueError:
+            before = json.loads(self._run(run).tags.get(_MODELS, "[]"))
+        except (ValueError, RecursionError):
             raise Refused(INVALID, f"Malformed model info. \n {text[:1000]} \n is not a valid JSON.") from None
+        if not (isinstance(described, dict) and isinstance(before, list)):
+            raise Refused(INVALID, f"Malformed model info. \n {text[:1000]} \n is no description of a model.")
         absent = [name for name in ("artifact_path", "flavors", "utc_time_created", "run_id") if name not in described]
         if absent:
             raise Refused(INVALID, f"Model json is missing mandatory fields: {', '.join(absent)}")
-        before = json.loads(self._run(run).tags.get(_MODELS, "[]"))
         self._log(run, tags={_MODELS: json.dumps([*before, described])})
         return {}
 
