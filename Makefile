@@ -73,7 +73,7 @@ docs: .venv/dev.stamp
 
 # The lock files name packages, versions and hashes, and no addresses.
 # PyTorch is left out: its build depends on the machine. The tests of it run where it is installed.
-EXTRAS := postgres mysql lightgbm xgboost sklearn onnx grpc arrow kafka nats redis rabbitmq kinesis pubsub edge otel openfeature mcp testing demo
+EXTRAS := postgres mysql lightgbm xgboost sklearn onnx grpc arrow kafka nats redis rabbitmq kinesis pubsub edge imports tune otel oidc openfeature mcp testing demo
 LOCK := uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 lock:
 	@command -v uv >/dev/null || { echo "the lock files are made with uv: pip install uv" >&2; exit 1; }

@@ -1,6 +1,6 @@
 """Tracking beside a real ``mlflow server``: the same unmodified client, the same calls, one after the other in the same run.
 
-    python benchmarks/tracking_mlflow.py --mlflow /path/to/venv/bin/mlflow [--rounds 3] [--runs 10000] [--json]
+    python benchmarks/tracking_mlflow.py --mlflow /path/to/venv/bin/mlflow [--rounds 3] [--runs 1000 10000] [--most 100000] [--json]
 
 ``--mlflow`` is the command of an environment of its own that has MLflow; without one only Kilter is measured. MLflow is measured twice:
 as its default (four workers, SQLite), and helped over its two accidents: one worker, which avoids the 40 ms stall of each kept
@@ -15,6 +15,7 @@ import contextlib
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 import sqlite3
@@ -25,13 +26,13 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 TICK = os.sysconf("SC_CLK_TCK")
 POINTS = 1000
-HISTORY = 100_000
 
 
 class Server:
@@ -128,18 +129,92 @@ def measured(server: Server, calls: int, act: Callable[[], object]) -> dict[str,
     return {"ms": wall / calls * 1000, "cpu_ms": (server.cpu() - cpu) / calls * 1000}
 
 
-def seed(client: Any, entities: Any, experiment: str, runs: int) -> None:
-    """Fill an experiment over the wire, as clients would."""
-    store = client._tracking_client.store  # noqa: SLF001 - the client's own batch call, without its checks
-    for place in range(runs):
-        run = client.create_run(experiment, run_name=f"r{place}").info.run_id
-        value = (place * 7919 % runs) / runs
-        metrics = [entities.Metric(f"m{one}", (value + one / 10) % 1, 1, 0) for one in range(10)]
-        params = [entities.Param(f"p{one}", str(place % (one + 2))) for one in range(10)]
-        store.log_batch(run, metrics, params, [])
+def parts_of(place: int, runs: int) -> tuple[list[tuple[str, float]], list[tuple[str, str]]]:
+    """Return what run number ``place`` of the searched ones has: ten metrics and ten params."""
+    value = (place * 7919 % runs) / runs
+    return [(f"m{one}", (value + one / 10) % 1) for one in range(10)], [
+        (f"p{one}", str(place % (one + 2))) for one in range(10)
+    ]
 
 
-def rounds(server: Server, options: argparse.Namespace) -> Iterator[dict[str, dict[str, float]]]:
+def seed(server: Server, experiment: str, name: str, runs: int) -> None:
+    """Fill an experiment, straight into the server's database: over the wire it would take MLflow a quarter of an hour."""
+    began = int(time.time() * 1000)
+    if server.name != "kilter":
+        rows = [(secrets.token_hex(16), place, *parts_of(place, runs)) for place in range(runs)]
+        with contextlib.closing(sqlite3.connect(server.folder / "mlflow.db", timeout=60)) as database, database:
+            database.executemany(
+                "INSERT INTO runs (run_uuid, name, status, start_time, lifecycle_stage, artifact_uri, experiment_id, "
+                "source_type, source_name, entry_point_name, user_id, source_version) "
+                "VALUES (?, ?, 'FINISHED', ?, 'active', '', ?, 'LOCAL', '', '', '', '')",
+                [(run, f"r{place}", began + place, int(experiment)) for run, place, *_ in rows],
+            )
+            for table in ("latest_metrics", "metrics"):
+                database.executemany(
+                    f"INSERT INTO {table} (key, value, timestamp, step, is_nan, run_uuid) VALUES (?, ?, 1, 0, 0, ?)",
+                    [(key, value, run) for run, _, metrics, _ in rows for key, value in metrics],
+                )
+            for table in ("params", "tags"):
+                database.executemany(
+                    f"INSERT INTO {table} (key, value, run_uuid) VALUES (?, ?, ?)",
+                    [(key, value, run) for run, _, _, params in rows for key, value in params],
+                )
+        return
+    from kilter.core.ids import new_id
+    from kilter.engines.sql.database import Database
+    from kilter.tracking import tables
+
+    now = datetime.now(UTC)
+    database_ = Database.open(f"sqlite:///{server.folder}/store/kilter.db")
+    for begin in range(0, runs, 5000):
+        rows = [(new_id("run", now), place, *parts_of(place, runs)) for place in range(begin, min(begin + 5000, runs))]
+        with database_.transaction() as connection:
+            blank = dict.fromkeys(("data_digest", "feature_digest", "code_digest", "environment", "spec", "reason"), "")
+            connection.execute(
+                tables.runs.insert(),
+                [
+                    {
+                        **blank, "id": run, "experiment": name, "name": f"r{place}", "status": "FINISHED",
+                        "started_at": now + timedelta(milliseconds=place), "ended_at": now, "lease_until": now, "patience": 60.0,
+                    }
+                    for run, place, *_ in rows
+                ],
+            )  # fmt: skip
+            points = [(run, key, value) for run, _, metrics, _ in rows for key, value in metrics]
+            connection.execute(
+                tables.metrics.insert(),
+                [{"run": run, "name": key, "step": 0, "value": value, "at": now} for run, key, value in points],
+            )
+            connection.execute(
+                tables.summaries.insert(),
+                [
+                    {
+                        "run": run,
+                        "name": key,
+                        "points": 1,
+                        "last": value,
+                        "last_step": 0,
+                        "least": value,
+                        "greatest": value,
+                        "last_at": now,
+                    }
+                    for run, key, value in points
+                ],
+            )
+            said = [(run, key, value) for run, _, _, params in rows for key, value in params]
+            connection.execute(
+                tables.params.insert(),
+                [{"run": run, "name": key, "value": value, "number": float(value)} for run, key, value in said],
+            )
+            connection.execute(
+                tables.tags.insert(), [{"run": run, "name": key, "value": value} for run, key, value in said]
+            )
+    database_.close()
+
+
+def rounds(  # noqa: C901 - one small function for each case
+    server: Server, options: argparse.Namespace
+) -> Iterator[dict[str, dict[str, float]]]:
     """Yield what each round measured."""
     import mlflow
     from mlflow import entities
@@ -147,13 +222,15 @@ def rounds(server: Server, options: argparse.Namespace) -> Iterator[dict[str, di
     client = mlflow.MlflowClient(server.url)
     store = client._tracking_client.store  # noqa: SLF001
     experiment = client.create_experiment("bench")
-    searched = client.create_experiment("searched")
-    seed(client, entities, searched, options.runs)
+    sizes = [*options.runs, *((options.most,) if server.name == "kilter" and options.most else ())]
+    searched = {size: client.create_experiment(f"searched {size}") for size in sizes}
+    for size, number in searched.items():
+        seed(server, number, f"searched {size}", size)
     if server.name == "mlflow, helped":
         with contextlib.closing(sqlite3.connect(server.folder / "mlflow.db")) as database:
             database.execute("ANALYZE")
     long = client.create_run(experiment).info.run_id
-    for begin in range(0, HISTORY, POINTS):
+    for begin in range(0, options.history, POINTS):
         store.log_batch(long, [entities.Metric("m", 1.0, 1, step) for step in range(begin, begin + POINTS)], [], [])
     while True:
         run = client.create_run(experiment).info.run_id
@@ -167,15 +244,35 @@ def rounds(server: Server, options: argparse.Namespace) -> Iterator[dict[str, di
             for batch in points:
                 store.log_batch(run, batch, [], [])
 
-        def search() -> None:
-            found = client.search_runs([searched], "metrics.m0 > 0.5", order_by=["metrics.m1 DESC"], max_results=100)
-            assert len(found) == min(100, options.runs // 2)
+        def search(size: int) -> None:
+            found = client.search_runs(
+                [searched[size]], "metrics.m0 > 0.5", order_by=["metrics.m1 DESC"], max_results=100
+            )
+            assert found
 
+        def log_model(run: str = run) -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, "model.bin")
+                file.write_bytes(os.urandom(100_000))
+                for name in ("MLmodel", "conda.yaml", "requirements.txt", "python_env.yaml", "input_example.json"):
+                    Path(folder, name).write_text(name)
+                # What log_model calls on the wire, without the seconds of packaging in the client.
+                made = client.create_logged_model(experiment, name="m", source_run_id=run)
+                client.get_run(run)
+                client.log_outputs(run, [entities.LoggedModelOutput(made.model_id, step=0)])
+                client.log_model_artifacts(made.model_id, folder)
+                client.finalize_logged_model(made.model_id, "READY")
+
+        log_model()
         yield {
             "log_metric": measured(server, options.calls, log_metrics),
             "batch of 1,000": measured(server, len(points), log_batches),
-            f"search of {options.runs:,}": measured(server, 1, search),
-            "history of 100,000": measured(server, 1, lambda: client.get_metric_history(long, "m")),
+            "log_model": measured(server, 1, log_model),
+            **{
+                f"search of {size:,}": measured(server, 3, lambda size=size: [search(size) for _ in range(3)])
+                for size in searched
+            },
+            f"history of {options.history:,}": measured(server, 1, lambda: client.get_metric_history(long, "m")),
         }
 
 
@@ -183,7 +280,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--mlflow", help="the mlflow command of an environment of its own")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--runs", type=int, default=2000, help="runs that are searched")
+    parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10_000], help="runs that are searched")
+    parser.add_argument("--most", type=int, default=100_000, help="runs that Kilter alone is searched in; 0 for none")
+    parser.add_argument("--history", type=int, default=100_000, help="points of the curve that is read")
     parser.add_argument("--calls", type=int, default=100, help="single calls in a row")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -200,14 +299,16 @@ def main() -> None:
         try:
             for server in servers:
                 found[server.name] = {"first answer, s": server.start()}
+                time.sleep(5)
+                memory, processes = server.memory()
+                found[server.name] |= {"idle memory, MB": memory, "processes": processes}
             going = {server.name: rounds(server, options) for server in servers}
             results: dict[str, list[dict[str, dict[str, float]]]] = {server.name: [] for server in servers}
             for _ in range(options.rounds):
                 for server in servers:
                     results[server.name].append(next(going[server.name]))
             for server in servers:
-                memory, processes = server.memory()
-                found[server.name] |= {"memory, MB": memory, "processes": processes}
+                found[server.name]["memory at the end, MB"] = server.memory()[0]
                 for case in results[server.name][0]:
                     found[server.name][case] = {
                         unit: statistics.median(one[case][unit] for one in results[server.name])
@@ -229,8 +330,10 @@ def show(found: dict[str, dict[str, Any]]) -> None:
     for case, ours in found["kilter"].items():
         cells = []
         for name in names:
-            value = found[name][case]
-            if isinstance(value, dict):
+            value = found[name].get(case)
+            if value is None:
+                cells.append("-")
+            elif isinstance(value, dict):
                 ratio = value["cpu_ms"] / max(ours["cpu_ms"], 1e-9)
                 cells.append(f"{value['ms']:9.2f} ({value['cpu_ms']:8.2f}) x{ratio:6.1f}")
             else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import shutil
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,3 +179,13 @@ def objects(bytes_url: str) -> ObjectStore:
 def tables(bytes_url: str) -> TableStore:
     """An empty table store, in a folder and in S3."""
     return TableStore.open(bytes_url)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _connections_of_mlflow() -> Iterator[None]:
+    """MLflow's client leaves its connections to the garbage collector: what a module left goes before the next one begins."""
+    yield
+    if "mlflow" in sys.modules:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()

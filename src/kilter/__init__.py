@@ -29,12 +29,16 @@ if TYPE_CHECKING:
     )
     from kilter.features.declare import FeatureView, count, features, latest, maximum, mean, minimum, total
     from kilter.loop.declare import Batch, Loop, Retrain
+    from kilter.loop.tuning.declare import Choice, Normal, Pruner, Range, Tune
+    from kilter.loop.tuning.searching import tune
+    from kilter.loop.tuning.trial import Trial
     from kilter.loop.versions.batch import batch
     from kilter.loop.versions.deploy import deploy
     from kilter.loop.workspace import Workspace, connect
     from kilter.monitoring.declare import Monitor, calibration, decay, drift
     from kilter.release.declare import Agreement, Business, Canary, Errors, Freeze, Latency, Shadow
-    from kilter.tracking.fluent import run
+    from kilter.tracking.autolog import autolog
+    from kilter.tracking.fluent import active_run, run
 
 __version__ = "0.1.0"
 
@@ -43,6 +47,7 @@ __all__ = [
     "Batch",
     "Business",
     "Canary",
+    "Choice",
     "Columns",
     "Dataset",
     "DeclarationError",
@@ -56,15 +61,22 @@ __all__ = [
     "Loop",
     "Metric",
     "Monitor",
+    "Normal",
+    "Pruner",
+    "Range",
     "Retrain",
     "Shadow",
     "Table",
+    "Trial",
+    "Tune",
     "Window",
     "Workspace",
     "__version__",
     "accuracy",
+    "active_run",
     "at_least",
     "auc",
+    "autolog",
     "batch",
     "beats_champion",
     "beats_naive",
@@ -87,6 +99,7 @@ __all__ = [
     "recall",
     "run",
     "total",
+    "tune",
 ]
 
 _HOMES = {
@@ -119,12 +132,16 @@ _HOMES = {
         "total",
     ),
     "kilter.loop.declare": ("Batch", "Loop", "Retrain"),
+    "kilter.loop.tuning.declare": ("Choice", "Normal", "Pruner", "Range", "Tune"),
+    "kilter.loop.tuning.searching": ("tune",),
+    "kilter.loop.tuning.trial": ("Trial",),
     "kilter.loop.versions.batch": ("batch",),
     "kilter.loop.versions.deploy": ("deploy",),
     "kilter.loop.workspace": ("Workspace", "connect"),
     "kilter.monitoring.declare": ("Monitor", "calibration", "decay", "drift"),
     "kilter.release.declare": ("Agreement", "Business", "Canary", "Errors", "Freeze", "Latency", "Shadow"),
-    "kilter.tracking.fluent": ("run",),
+    "kilter.tracking.autolog": ("autolog",),
+    "kilter.tracking.fluent": ("active_run", "run"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -87,7 +87,7 @@ class House(Maker):
         devices = DeviceService(held.endpoints, held.objects, folder / "store" / "edge", held.prediction_logs(),
                                 held.recording.redactors, held.clock)  # fmt: skip
         services = {noun: getattr(held, noun) for noun in SERVICES} | {"devices": devices}
-        access = Access("127.0.0.1", self.port, {"owner": OWNER, "viewer": VIEWER})
+        access = Access("127.0.0.1", self.port, {"admin": OWNER, "viewer": VIEWER})
         self.application = build(
             Parts(
                 services=services, journal=self.workspace.journal_log, database=self.workspace.database, access=access

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import polars as pl
 
 from kilter import (
     Canary,
+    Choice,
     Dataset,
     Label,
     Loop,
+    Pruner,
+    Range,
     Retrain,
     Shadow,
     Table,
+    Trial,
+    Tune,
     Window,
     at_least,
     auc,
@@ -28,13 +34,14 @@ from kilter import (
     log_loss,
     mean,
     recall,
+    tune,
 )
 from kilter import Lop  # error: has no attribute "Lop"
 
 
 @dataclass(frozen=True)
 class Params:
-    trees: int = 80
+    trees: Annotated[int, Range(20, 400, log=True)] = 80
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,17 @@ sound = Loop(
 smallest = Loop(name="m", owner="o", inputs=[origin], label=Label(is_late, known_at="arr_time"), train=train_alone)
 label = Label(is_late, known_at="arr_time")
 
+
+def objective(trial: Trial) -> float:
+    return float(trial.params["x"])
+
+
+searched = Loop(
+    name="m", owner="o", inputs=[origin], label=label, train=train, params=Params(),
+    tune=Tune(space={"trees": Choice(1, 2)}, metric=(log_loss, auc), pruner=Pruner("asha", first=2)),
+)
+tune(objective, {"x": Range(0, 1)}, direction=("minimize",), sampler="cma-es", pruner="median")
+
 Table("flights", key="flight_id")  # error: Missing positional argument "time"
 Table("flights", key=3, time="at")  # error: incompatible type "int"; expected "str"
 features(flights, entity="origin", time="dep_time", n="3h")  # error: incompatible type "str"; expected "Aggregate"
@@ -110,4 +128,13 @@ Loop(name="m", owner="o", inputs=[origin], label=label, train=train_alone, appro
 Loop(name="m", owner="o", inputs=[origin], label=label, train=train_alone, approve={"prod": "boss"})  # error: Dict entry
 Loop(name="m", owner="o", inputs=[origin], label=label, train=train_alone, fallback="0.2")  # error: expected "float | None"
 Loop(name="m", owner="o", inputs=[origin], label=label, train=train_alone, gate=[])  # error: Unexpected keyword argument "gate"
+Range(1)  # error: Missing positional argument "high"
+Range("1", 2)  # error: incompatible type "str"; expected "float"
+Tune(metric="log_loss")  # error: incompatible type "str"
+Tune(sampler="tpee")  # error: expected "Literal['tpe', 'cma-es', 'random', 'grid']"
+Tune(pruner="ash")  # error: incompatible type
+Tune(space={"trees": (1, 2)})  # error: Dict entry
+tune(objective, {"x": Range(0, 1)}, direction="min")  # error: incompatible type
+tune(objective, {"x": 3})  # error: Dict entry
+tune(Params, {"x": Range(0, 1)})  # error: Argument 1 to "tune"
 sound.name = "n"  # error: "name"

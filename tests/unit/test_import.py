@@ -10,11 +10,11 @@ import pytest
 import kilter
 
 PUBLIC = [
-    "Agreement", "Batch", "Business", "Canary", "Columns", "Dataset", "DeclarationError", "Errors", "FeatureView", "Freeze", "Gate",
+    "Agreement", "Batch", "Business", "Canary", "Choice", "Columns", "Dataset", "DeclarationError", "Errors", "FeatureView", "Freeze", "Gate",
     "KilterError", "Label", "Latency", "Loop", "Metric",
-    "Monitor", "Retrain", "Shadow", "Table", "Window", "Workspace", "__version__", "accuracy", "at_least", "auc", "batch",
+    "Monitor", "Normal", "Pruner", "Range", "Retrain", "Shadow", "Table", "Trial", "Tune", "Window", "Workspace", "__version__", "accuracy", "active_run", "at_least", "auc", "autolog", "batch",
     "beats_champion", "beats_naive", "brier", "calibration", "connect", "count", "decay", "deploy", "drift", "fair", "faster_than",
-    "features", "latest", "log_loss", "maximum", "mean", "minimum", "precision", "recall", "run", "total",
+    "features", "latest", "log_loss", "maximum", "mean", "minimum", "precision", "recall", "run", "total", "tune",
 ]  # fmt: skip
 
 

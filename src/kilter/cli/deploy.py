@@ -16,7 +16,11 @@ def build(parser: Parser, _command: str) -> None:
         "Package a model file, register it as the next version, and let the endpoint of that name answer with it. "
         "A front that runs (kilter up) loads and warms it first and then swaps it in."
     )
-    parser.add_argument("file", help=".ubj or .json (XGBoost), .txt (LightGBM), .skops (scikit-learn), .onnx, .pt2")
+    parser.add_argument(
+        "file",
+        help=".ubj or .json (XGBoost), .txt (LightGBM), .cbm (CatBoost), .skops (scikit-learn), .onnx, .pt2; an MLflow model: "
+        "its folder or archive, runs:/RUN/PATH, models:/m-ID, models:/NAME/VERSION",
+    )
     parser.add_argument("--name", required=True, help="the endpoint's name: lower-case words joined by hyphens")
     parser.add_argument(
         "--example", metavar="FILE", help="some rows to check and warm it on: .csv, .parquet, .json, .npy"
@@ -31,6 +35,7 @@ def build(parser: Parser, _command: str) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from kilter.loop.versions.deploy import deploy_to  # noqa: PLC0415 - numpy and the rooms, after the arguments were checked
+    from kilter.loop.versions.mlmodels import deploy_mlmodel, names_mlmodel  # noqa: PLC0415
     from kilter.packaging.examples import made_up, read_table  # noqa: PLC0415
     from kilter.packaging.files import read_model  # noqa: PLC0415
 
@@ -38,6 +43,21 @@ def _run(options: argparse.Namespace) -> None:
         if not options.json:
             sys.stderr.write(f"{line}\n")
 
+    if names_mlmodel(options.file):
+        with connected(options) as kilter:
+            deployed = deploy_mlmodel(
+                kilter,
+                options.file,
+                name=options.name,
+                example=options.example,
+                label=options.label,
+                fallback=options.fallback,
+                optimize=options.optimize,
+                by=who(),
+                tell=tell,
+            )
+        answer(deployed, as_json=options.json, show=lambda: say(str(deployed)))
+        return
     model = read_model(options.file)
     example = read_table(options.example, model) if options.example else made_up(model)
     with connected(options) as kilter:

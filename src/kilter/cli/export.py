@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kilter.packaging.compression import Limits
     from kilter.packaging.export.devices import DeviceExport
 
-_TARGETS = ("c", "js", "browser", "edge", "container", "kubernetes", "kserve", "sagemaker", "vertex", "azure")
+_TARGETS = ("c", "js", "browser", "edge", "container", "kubernetes", "kserve", "sagemaker", "vertex", "azure", "mlflow")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(%|[kKM]B|B)?")
 _UNITS = {"B": 1, "KB": 1_000, "MB": 1_000_000}
 
@@ -25,7 +25,7 @@ def build(parser: Parser, _command: str) -> None:
     """Add the arguments."""
     parser.description = (
         "Write a version into a folder: as C or JavaScript that needs nothing else (trees and linear models), as a page "
-        "that predicts in a browser without a network, as ONNX graphs for devices, as a container's folder that serves exactly this "
+        "that predicts in a browser without a network, as ONNX graphs for devices, as an MLflow model, as a container's folder that serves exactly this "
         "version, or as that folder with what a platform needs around it. The same version gives the same bytes; manifest.json holds the digests of all files."
     )
     parser.add_argument("model", metavar="MODEL[@VERSION]", help="churn, churn@v3 or churn@champion")

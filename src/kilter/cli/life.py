@@ -14,6 +14,7 @@ from kilter.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from kilter.loop.declare import ApprovalRule
+    from kilter.loop.remote import Kilter
     from kilter.loop.status import LoopStatus, Planned
     from kilter.loop.summary import BatchSummary
     from kilter.loop.why import Why
@@ -49,6 +50,8 @@ def build(parser: Parser, command: str) -> None:
         parser.add_argument("--yes", action="store_true", help="do not ask on a terminal")
     if command in {"pause", "rollback"}:
         parser.add_argument("--reason", default="", help="why; it is kept in the journal")
+    if command == "retrain":
+        parser.add_argument("--tuned", metavar="STUDY", help="with the best values of a search; they are applied first")
     if command == "approve":
         parser.add_argument("--comment", default="", help="what to note beside the approval")
     parser.set_defaults(run=_RUNS[command])
@@ -121,7 +124,33 @@ def _resume(options: argparse.Namespace) -> None:
 
 def _retrain(options: argparse.Namespace) -> None:
     with connected(options) as kilter:
+        if options.tuned and _apply_tuned(options, kilter):
+            _told(options, kilter.loops.status(options.loop))
+            return
         _told(options, kilter.loops.retrain(options.loop, who()))
+
+
+def _apply_tuned(options: argparse.Namespace, kilter: Kilter) -> bool:
+    """Apply what is applied now with the values that a search found; return whether that changes anything.
+
+    A changed declaration is trained by itself, and everything that follows names the values that it was trained with.
+    """
+    from kilter.loop.tuning.loops import tuned_text  # noqa: PLC0415
+
+    applied, found = kilter.loops.source(options.loop), kilter.studies.get(options.tuned)
+    if found.spec.detail.get("loop") != options.loop:
+        raise InvalidInput(
+            f"{found.name!r} searched something else", where="--tuned", allowed=f"a study of {options.loop}"
+        )
+    text = tuned_text(applied.text, found, where=applied.filename)
+    if text == applied.text:
+        return False
+    wanted = environment_name(kilter.loops.status(options.loop).environment)
+    kilter.loops.apply(text, applied.filename, options.loop, wanted, who(), applied.digest, **_rules(options))
+    sys.stderr.write(
+        f"applied with the values of {found.name}; your own file has them after `kilter tune ... --write`\n"
+    )
+    return True
 
 
 def _rollback(options: argparse.Namespace) -> None:

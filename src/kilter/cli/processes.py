@@ -90,7 +90,7 @@ def _up(options: argparse.Namespace) -> None:
 
         def ready() -> None:
             run.write(running)
-            key = Sessions(access.tokens["owner"], clock).link()
+            key = Sessions(access.tokens["admin"], clock).link()
             grpc = "" if grpc_port is None else f"{_name(host)}:{grpc_port}"
             tell.ready(link_of(access.url, key), access.url, f"http://{_name(host)}:{serve_port}", grpc)
 

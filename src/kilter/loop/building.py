@@ -165,10 +165,19 @@ def fit(loop: AnyLoop, prepared: pl.DataFrame, at: datetime, *, holdout: bool = 
 
 
 def _nested_loss(loop: AnyLoop, outer: Cut, window: Window) -> float:
-    inner = nested(outer, table_of(loop), window)
+    kept, predictions = rehearse(loop, nested(outer, table_of(loop), window))
+    return float(metric_value(log_loss, kept.y, predictions))
+
+
+def rehearse(loop: AnyLoop, inner: Cut) -> tuple[Dataset, Floats]:
+    """Train on a cut's training rows and predict its holdout: to choose, never to release.
+
+    Returns:
+        The holdout as the model sees it, and one prediction per row.
+    """
     training = encode(loop, inner.training)
     kept = encode(loop, inner.holdout, training.encoding)
-    return float(metric_value(log_loss, kept.y, _raw_predictions(_trained(loop, training), kept.X)))
+    return kept, _raw_predictions(_trained(loop, training), kept.X)
 
 
 def _raw_predictions(model: object, matrix: Floats) -> Floats:

@@ -135,6 +135,8 @@ class Controller:
                 self._workspace.runs.interrupt_orphans()
             except KilterError as error:
                 log.warning("the lease can't be renewed: %s", error)
+            except Exception:  # whatever it is, a keeper that has ended would let the lease run out unnoticed
+                log.exception("the lease can't be renewed")
 
     def step(self) -> bool:
         """Let every loop take a step; return whether any had something to do."""

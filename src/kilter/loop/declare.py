@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 from kilter.data.declare import Columns, Label, Window
 from kilter.evaluation.declare import Gate, beats_champion, beats_naive, log_loss
 from kilter.features.declare import FeatureView
+from kilter.loop.tuning.declare import Tune
 from kilter.monitoring.declare import Monitor, calibration, decay, drift
 from kilter.release.declare import Canary, Freeze, Shadow, Step
 
@@ -107,6 +108,7 @@ class Loop(Generic[P]):
         approve: Per environment: ``auto``, or ``owner`` to wait for a person after the gates.
         seed: Handed to every random generator of a training.
         batch: Rows that the champion scores on a schedule.
+        tune: How ``kilter tune`` searches for better parameters; nothing else of the loop looks at it.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Loop(Generic[P]):
     approve: Mapping[Environment, ApprovalRule] = field(default_factory=lambda: {"prod": "owner"})
     seed: int = 0
     batch: Sequence[Batch] = ()
+    tune: Tune | None = None
 
     @property
     def windows(self) -> tuple[Window, ...]:

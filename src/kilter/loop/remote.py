@@ -8,9 +8,13 @@ from typing import Protocol, TypeVar
 from kilter.data.service import DataService
 from kilter.features.answers import AnswerService
 from kilter.features.service import FeatureService
+from kilter.governance.service import PeopleService
+from kilter.llm.datasets import EvaluationDatasetService
+from kilter.llm.service import TraceService
 from kilter.loop.events import JournalService
 from kilter.loop.experiments import ExperimentService
 from kilter.loop.service import LoopService
+from kilter.loop.tuning.service import StudyService
 from kilter.loop.versions.deployments import DeploymentService
 from kilter.monitoring.service import MonitorService
 from kilter.operations.client import Remote
@@ -48,6 +52,11 @@ class Kilter(Protocol):
     @property
     def runs(self) -> RunService:
         """Experiments and runs."""
+        ...
+
+    @property
+    def studies(self) -> StudyService:
+        """Searches for parameters."""
         ...
 
     @property
@@ -115,6 +124,21 @@ class Kilter(Protocol):
         """Releases for devices, and what they answered."""
         ...
 
+    @property
+    def people(self) -> PeopleService:
+        """Who works with the store."""
+        ...
+
+    @property
+    def traces(self) -> TraceService:
+        """Traces of applications on language models."""
+        ...
+
+    @property
+    def datasets(self) -> EvaluationDatasetService:
+        """Datasets that they are judged by."""
+        ...
+
     def close(self) -> None:
         """Let go of everything."""
         ...
@@ -125,6 +149,7 @@ SERVICES: dict[str, type] = {
     "features": FeatureService,
     "answers": AnswerService,
     "runs": RunService,
+    "studies": StudyService,
     "models": ModelService,
     "endpoints": EndpointService,
     "keys": KeyService,
@@ -138,6 +163,9 @@ SERVICES: dict[str, type] = {
     "journal": JournalService,
     "deployments": DeploymentService,
     "devices": DeviceService,
+    "people": PeopleService,
+    "traces": TraceService,
+    "datasets": EvaluationDatasetService,
 }
 """Noun to service class: the table from which HTTP, the client, the command line and MCP are derived."""
 
@@ -175,6 +203,11 @@ class RemoteKilter:
     def runs(self) -> RunService:
         """Experiments and runs."""
         return self._service("runs", RunService)
+
+    @cached_property
+    def studies(self) -> StudyService:
+        """Searches for parameters."""
+        return self._service("studies", StudyService)
 
     @cached_property
     def models(self) -> ModelService:
@@ -240,6 +273,21 @@ class RemoteKilter:
     def devices(self) -> DeviceService:
         """Releases for devices, and what they answered."""
         return self._service("devices", DeviceService)
+
+    @cached_property
+    def people(self) -> PeopleService:
+        """Who works with the store."""
+        return self._service("people", PeopleService)
+
+    @cached_property
+    def traces(self) -> TraceService:
+        """Traces of applications on language models."""
+        return self._service("traces", TraceService)
+
+    @cached_property
+    def datasets(self) -> EvaluationDatasetService:
+        """Datasets that they are judged by."""
+        return self._service("datasets", EvaluationDatasetService)
 
     def close(self) -> None:
         """Close the connection."""

@@ -44,7 +44,7 @@ from kilter.loop.records import (
     UnfreezeRequested,
 )
 from kilter.loop.rules.freeze import freeze_reason, is_frozen
-from kilter.loop.status import LoopStatus, Planned
+from kilter.loop.status import AppliedText, LoopStatus, Planned
 from kilter.loop.summary import summary
 from kilter.loop.tables import loops, specs
 from kilter.loop.why import Why, explain
@@ -101,7 +101,7 @@ class LoopService:
 
     # ---------------------------------------------------------------- declaring
 
-    @operation(role="operator")
+    @operation(role="editor")
     def plan(
         self,
         source: str,
@@ -137,7 +137,7 @@ class LoopService:
             changes=tuple(plan(before, spec)),
         )
 
-    @operation(writes=True, role="owner", repeatable=True)
+    @operation(writes=True, role="admin", repeatable=True)
     def apply(
         self,
         source: str,
@@ -165,7 +165,7 @@ class LoopService:
 
         Raises:
             DeclarationError: When the declaration can't work; nothing is written then.
-            Conflict: When the applied declaration is not the expected one.
+            Conflict: When the applied declaration is not the expected one, or others registered models under the loop's name.
         """
         declared = self._checked(source, filename, name)
         spec = spec_of(declared)
@@ -185,6 +185,7 @@ class LoopService:
         stored = self._objects.put(source.encode())
         self._welcome(declared)
         with self._database.transaction() as connection:
+            self._models.claim(connection, spec.name)
             if connection.execute(sa.select(specs.c.digest).where(specs.c.digest == spec.digest)).first() is None:
                 connection.execute(
                     specs.insert().values(
@@ -300,6 +301,19 @@ class LoopService:
         return found[0].data["reason"] if found else None
 
     @operation
+    def source(self, loop: str) -> AppliedText:
+        """Return the text of the declaration that is applied.
+
+        Raises:
+            NotFound: When there is no such loop.
+            Damaged: When its text is lost.
+        """
+        digest = self.spec(loop).digest
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(specs.c.source, specs.c.filename).where(specs.c.digest == digest)).one()
+        return AppliedText(filename=row.filename, text=self._objects.get(row.source).decode(), digest=digest)
+
+    @operation
     def spec(self, loop: str) -> LoopSpec:
         """Return a loop's applied declaration as data.
 
@@ -392,7 +406,7 @@ class LoopService:
 
     # ---------------------------------------------------------------- asking
 
-    @operation(writes=True, role="operator", repeatable=True)
+    @operation(writes=True, role="editor", repeatable=True)
     def pause(self, loop: str, reason: str = "", by: str = "") -> LoopStatus:
         """Stop a loop at once: nothing new starts, and a release in flight goes back to the champion.
 
@@ -403,7 +417,7 @@ class LoopService:
         """
         return self._ask(loop, PauseRequested(at=self._clock.now(), by=by, reason=reason or "paused by hand"))
 
-    @operation(writes=True, role="operator", repeatable=True)
+    @operation(writes=True, role="editor", repeatable=True)
     def resume(self, loop: str, by: str = "") -> LoopStatus:
         """Let a paused loop go on.
 
@@ -413,7 +427,7 @@ class LoopService:
         """
         return self._ask(loop, ResumeRequested(at=self._clock.now(), by=by))
 
-    @operation(writes=True, role="operator")
+    @operation(writes=True, role="editor")
     def retrain(self, loop: str, by: str = "") -> LoopStatus:
         """Train a challenger now, within the day's budget; it has to prove itself like any other.
 
@@ -423,7 +437,7 @@ class LoopService:
         """
         return self._ask(loop, RetrainRequested(at=self._clock.now(), by=by))
 
-    @operation(writes=True, role="operator")
+    @operation(writes=True, role="editor")
     def rollback(self, loop: str, reason: str = "", by: str = "") -> LoopStatus:
         """Take the release in flight back or, when there is none, the champion back to the one before.
 
@@ -441,7 +455,7 @@ class LoopService:
             )
         return self._ask(loop, RollbackRequested(at=self._clock.now(), by=by, reason=reason or "taken back by hand"))
 
-    @operation(writes=True, role="operator", repeatable=True)
+    @operation(writes=True, role="editor", repeatable=True)
     def drill(self, loop: str, by: str = "") -> Drill:
         """Rehearse a rollback on the live endpoint: prove that the version before is warm and answers, and time the move.
 
@@ -460,7 +474,7 @@ class LoopService:
             note(self._journal, connection, loop, found)
         return found
 
-    @operation(writes=True, role="owner")
+    @operation(writes=True, role="approver")
     def promote(self, loop: str, version: int | str, by: str = "") -> LoopStatus:
         """End the bake of the gated release in flight and give it all traffic now.
 
@@ -491,7 +505,7 @@ class LoopService:
             )
         return self._ask(loop, PromoteRequested(at=self._clock.now(), version=number, by=by))
 
-    @operation(writes=True, role="operator", repeatable=True)
+    @operation(writes=True, role="editor", repeatable=True)
     def freeze(self, loop: str, reason: str = "", until: datetime | None = None, by: str = "") -> LoopStatus:
         """Hold releases where they are: no challenger gets traffic or more of it, and none is promoted. Going back is free.
 
@@ -510,7 +524,7 @@ class LoopService:
             )
         return self._ask(loop, FreezeRequested(at=now, by=by, reason=reason, until=until))
 
-    @operation(writes=True, role="operator", repeatable=True)
+    @operation(writes=True, role="editor", repeatable=True)
     def unfreeze(self, loop: str, by: str = "") -> LoopStatus:
         """Let releases go on; windows of the declaration or the environment, and running experiments, hold all the same.
 
@@ -520,7 +534,7 @@ class LoopService:
         """
         return self._ask(loop, UnfreezeRequested(at=self._clock.now(), by=by))
 
-    @operation(writes=True, role="owner")
+    @operation(writes=True, role="approver")
     def approve(self, loop: str, version: int | str, by: str, comment: str = "") -> LoopStatus:
         """Approve a version that waits for its owner.
 

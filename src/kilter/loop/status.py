@@ -55,3 +55,17 @@ class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
     summary: Summary
     failure: str | None = None
     drill: Drill | None = None
+
+
+class AppliedText(msgspec.Struct, frozen=True, kw_only=True):
+    """The text of a declaration as it was applied.
+
+    Args:
+        filename: What its file was called.
+        text: The file's text.
+        digest: Of the declaration.
+    """
+
+    filename: str
+    text: str
+    digest: str

@@ -24,13 +24,17 @@ from kilter.engines.tables.store import TableStore
 from kilter.features.answers import Answers, AnswerService
 from kilter.features.online import OnlineFeatures
 from kilter.features.service import FeatureService
+from kilter.governance.service import PeopleService
 from kilter.journal.service import Journal
+from kilter.llm.datasets import EvaluationDatasetService
+from kilter.llm.service import TraceService
 from kilter.loop.events import JournalService
 from kilter.loop.experiments import ExperimentService
 from kilter.loop.recorded import watched_inputs
 from kilter.loop.remote import SERVICES, Kilter, RemoteKilter
 from kilter.loop.service import LoopService
 from kilter.loop.store import DEFAULT_STORE, Store
+from kilter.loop.tuning.service import StudyService
 from kilter.loop.versions.deployments import DeploymentService
 from kilter.monitoring.service import MonitorService
 from kilter.operations.table import Registry, collect
@@ -153,6 +157,11 @@ class Workspace:
         return RunService(self.database, self.objects, self.clock)
 
     @cached_property
+    def studies(self) -> StudyService:
+        """Searches for parameters."""
+        return StudyService(self.runs)
+
+    @cached_property
     def models(self) -> ModelService:
         """Models and versions."""
         return ModelService(self.database, self.clock)
@@ -253,6 +262,21 @@ class Workspace:
             self.recording.redactors,
             self.clock,
         )
+
+    @cached_property
+    def people(self) -> PeopleService:
+        """Who works with the store."""
+        return PeopleService(self.database, self.journal_log, SystemClock())
+
+    @cached_property
+    def traces(self) -> TraceService:
+        """Traces of applications on language models."""
+        return TraceService(self.database, self.objects, self.clock)
+
+    @cached_property
+    def datasets(self) -> EvaluationDatasetService:
+        """Datasets that they are judged by."""
+        return EvaluationDatasetService(self.database, self.clock)
 
     def registry(self) -> Registry:
         """Return the table of operations over these services."""

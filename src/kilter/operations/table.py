@@ -16,8 +16,8 @@ from kilter.operations.arguments import did_you_mean, read_arguments
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Role = Literal["viewer", "operator", "owner"]
-ROLES: tuple[Role, ...] = ("viewer", "operator", "owner")
+Role = Literal["viewer", "editor", "approver", "admin"]
+ROLES: tuple[Role, ...] = ("viewer", "editor", "approver", "admin")
 
 _MARK = "__kilter_operation__"
 
@@ -52,11 +52,11 @@ def operation(
     Args:
         function: The method, when the decorator is written without brackets.
         writes: The operation changes something: HTTP POST only, an idempotency key is honoured, and MCP doesn't offer it.
-        role: The least role that may call it; ``viewer`` for reads and ``operator`` for writes unless given.
+        role: The least role that may call it; ``viewer`` for reads and ``editor`` for writes unless given.
         key: The argument that carries the caller's idempotency key, of an operation that remembers its keys itself.
         repeatable: Doing it twice leaves what doing it once leaves, so an attempt that was cut off is simply run again.
     """
-    mark = Mark(writes=writes, role=role or ("operator" if writes else "viewer"), key=key, repeatable=repeatable)
+    mark = Mark(writes=writes, role=role or ("editor" if writes else "viewer"), key=key, repeatable=repeatable)
 
     def stamp(marked: Callable[P, R]) -> Callable[P, R]:
         setattr(marked, _MARK, mark)

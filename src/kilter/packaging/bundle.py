@@ -286,12 +286,17 @@ def fetch(name: str, objects: ObjectStore) -> Parts:
         NotFound: When a file is missing.
         Damaged: When bytes don't match their digest, or the manifest can't be read.
     """
+    manifest = manifest_of(name, objects)
+    explainer = file_of(manifest.explainer.file, objects) if manifest.explainer is not None else b""
+    return Parts(manifest, file_of(manifest.model, objects), file_of(manifest.example, objects), explainer)
+
+
+def manifest_of(name: str, objects: ObjectStore) -> Manifest:
+    """Read a bundle's manifest alone; see :func:`fetch`."""
     try:
-        manifest = msgspec.json.decode(objects.get(name), type=Manifest)
+        return msgspec.json.decode(objects.get(name), type=Manifest)
     except msgspec.MsgspecError as error:
         raise Damaged("the object is not a bundle's manifest", where=name) from error
-    explainer = _file(manifest.explainer.file, objects) if manifest.explainer is not None else b""
-    return Parts(manifest, _file(manifest.model, objects), _file(manifest.example, objects), explainer)
 
 
 def load(name: str, objects: ObjectStore) -> Runtime:
@@ -325,7 +330,8 @@ def _expected(predict: Callable[[Any], Matrix], given: Any, label: LabelKind) ->
     return found[:, 0] if label != "multiclass" and found.ndim == 2 and found.shape[1] == 1 else found
 
 
-def _file(entry: FileEntry, objects: ObjectStore) -> bytes:
+def file_of(entry: FileEntry, objects: ObjectStore) -> bytes:
+    """Read a file of a bundle; see :func:`fetch`."""
     data = objects.get(entry.digest)
     if len(data) != entry.size:
         raise Damaged(f"the file has {len(data)} bytes, its manifest says {entry.size}", where=entry.digest)

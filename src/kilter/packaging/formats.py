@@ -101,6 +101,14 @@ def export(model: Any, label: LabelKind) -> Exported:
         raw = bytes(booster.save_raw("ubj"))
         predict = own or (lambda x: booster.inplace_predict(x, iteration_range=(0, rounds)))
         return Exported("xgboost-ubjson", raw, rounds, "xgboost", f"xgboost=={version('xgboost')}", predict, 1e-6)
+    if "catboost" in roots:
+        from kilter.packaging.catboost_native import dump as dump_catboost  # noqa: PLC0415 - the model's maker has imported it
+        from kilter.packaging.catboost_native import prediction  # noqa: PLC0415
+
+        of_catboost = _catboost_answer(model, label, prediction)
+        return Exported(
+            "catboost-cbm", dump_catboost(model), 0, "catboost", f"catboost=={version('catboost')}", of_catboost, 1e-9
+        )
     if "sklearn" in roots and own is not None:
         # skops and with it scikit-learn are installed only with that extra
         from kilter.packaging.sklearn_skops import dump  # noqa: PLC0415
@@ -109,9 +117,17 @@ def export(model: Any, label: LabelKind) -> Exported:
     raise InvalidInput(
         f"a model of type {type(model).__module__}.{type(model).__qualname__} can't be packaged",
         where="train",
-        allowed="LightGBM, XGBoost and scikit-learn models, or kilter's Constant",
+        allowed="LightGBM, XGBoost, CatBoost and scikit-learn models, or kilter's Constant",
         fix="return the fitted estimator or booster itself",
     )
+
+
+def _catboost_answer(model: Any, label: LabelKind, prediction: Callable[[Any, Any], Any]) -> Callable[[Any], Matrix]:
+    def answer(given: Any) -> Matrix:
+        found: Matrix = np.asarray(prediction(model, given), dtype=np.float64)
+        return found[:, 1] if label == "binary" else found
+
+    return answer
 
 
 def label_of(model: Any) -> LabelKind:

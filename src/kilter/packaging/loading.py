@@ -11,6 +11,7 @@ from kilter.packaging.native import Flavor, ModelSpec, NativeModel
 from kilter.packaging.xgboost_native import XGBoostModel
 
 _LATER: dict[Flavor, tuple[str, str, str]] = {
+    "catboost-cbm": ("kilter.packaging.catboost_native", "CatBoostModel", "catboost"),
     "linear": ("kilter.packaging.linear", "LinearModel", ""),
     "onnx": ("kilter.packaging.onnx_runtime", "OnnxModel", "onnx"),
     "skops": ("kilter.packaging.sklearn_skops", "SklearnModel", "sklearn"),

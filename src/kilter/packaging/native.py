@@ -16,6 +16,7 @@ from kilter.core.errors import InvalidInput, Unavailable
 Flavor = Literal[
     "lightgbm-text",
     "xgboost-ubjson",
+    "catboost-cbm",
     "skops",
     "constant",
     "onnx",

@@ -114,7 +114,7 @@ def quantised(data: bytes) -> bytes | None:
         root = logging.getLogger()
         root.addFilter(_silence)  # its advice to optimise the graph first changes nothing for the graphs made here
         try:
-            quantize_dynamic(before, after, weight_type=QuantType.QInt8)
+            quantize_dynamic(before, after, weight_type=QuantType.QInt8, reduce_range=True)  # see quantisation.py
         except Exception:  # a graph that the quantiser doesn't know
             log.debug("the graph can't be quantised", exc_info=True)
             return None

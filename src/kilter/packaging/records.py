@@ -130,7 +130,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-_NAMED: frozenset[Flavor] = frozenset({"onnx", "python", "remote"})
+_NAMED: frozenset[Flavor] = frozenset({"catboost-cbm", "onnx", "python", "remote"})
 _OUTPUT: dict[LabelKind, Output] = {
     "binary": "probability",
     "regression": "value",

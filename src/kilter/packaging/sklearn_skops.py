@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import zipfile
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,10 +18,7 @@ import skops.io
 from kilter.core.errors import Damaged, InvalidInput
 from kilter.packaging.frames import frame_of
 from kilter.packaging.native import Buffer, ModelSpec, check_model, check_shape
-
-# A class of scikit-learn: a dotted path whose last part is capitalised. Functions are not on the list: an estimator that
-# calls one could call any.
-_TRUSTED = re.compile(r"^(sklearn(\.\w+)+\.(?=_*[A-Z])\w+|numpy\.dtype)$")
+from kilter.packaging.skops_types import TRUSTED
 
 
 def dump(estimator: object) -> bytes:
@@ -138,7 +134,7 @@ def _trusted(data: bytes) -> list[str]:
         found = list(skops.io.get_untrusted_types(data=data))
     except Exception as error:  # skops lets errors of zip, JSON and its own schema through
         raise Damaged("the bytes are not a skops file", where="model.skops") from error
-    strange = [name for name in found if not _TRUSTED.match(name)]
+    strange = [name for name in found if not TRUSTED.match(name)]
     if strange:
         raise InvalidInput(
             f"the model holds {', '.join(strange)}",

@@ -14,6 +14,13 @@ Stage = Literal[
 ]
 Alias = Literal["champion", "challenger"]
 EvidenceKind = Literal["gates", "shadow", "canary"]
+Owner = Literal["client", "loop"]
+Label = Literal["None", "Staging", "Production", "Archived"]
+LABELS: tuple[Label, ...] = ("None", "Staging", "Production", "Archived")
+ApprovalState = Literal["pending", "approved", "rejected"]
+APPROVALS: tuple[ApprovalState, ...] = ("pending", "approved", "rejected")
+HookStatus = Literal["ACTIVE", "DISABLED"]
+What = Literal["model", "version", "alias", "stage", "approval", "tag", "description"]
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +115,128 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     comment: str = ""
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """Who changed what of a registered model, when and why.
+
+    Args:
+        id: Rises with time.
+        model: The model's name at that time.
+        version: The version, or None for the model itself.
+        what: What kind of thing was changed.
+        field: Which one: the alias, the tag; ``name`` of a model.
+        before: What it was, or None when it was not.
+        after: What it became, or None when it was taken away.
+        by: Who did it.
+        reason: Why, in their words.
+        at: When, UTC.
+    """
+
+    id: int
+    model: str
+    version: int | None
+    what: What
+    field: str
+    before: str | None
+    after: str | None
+    by: str
+    reason: str
+    at: datetime
+
+    def sentence(self) -> str:
+        """The change as people read it."""
+        thing = f"{self.what} {self.field}".strip()
+        if self.before is None:
+            return f"{thing} set to {self.after}" if self.after is not None else thing
+        return f"{thing} taken from {self.before}" if self.after is None else f"{thing}: {self.before} -> {self.after}"
+
+
+class RegisteredVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """A version as every registry's client sees it, whoever made it.
+
+    Args:
+        model: The model's name.
+        version: 1, 2, 3, ... per model.
+        owner: ``loop`` when a loop made it, with a bundle; ``client`` when somebody registered it, with a source.
+        source: Where the client said that its files are.
+        location: Where they can be read from.
+        run: The run that made it.
+        logged_model: The logged model that it is.
+        run_link: Where the run can be looked at.
+        description: In people's words.
+        user: Who registered it.
+        stage: MLflow's stage, a label that moves no traffic.
+        state: Where a loop's version stands: ``champion``, ``retired``, ...; nothing for others.
+        status: ``READY``.
+        approval: ``pending``, ``approved`` or ``rejected``.
+        tags: What people say about it.
+        aliases: Its aliases.
+        created_at: When it was registered.
+        changed_at: When something was last said about it.
+    """
+
+    model: str
+    version: int
+    owner: Owner
+    source: str
+    location: str
+    run: str
+    logged_model: str
+    run_link: str
+    description: str
+    user: str
+    stage: Label
+    state: str
+    status: str
+    approval: ApprovalState
+    tags: dict[str, str]
+    aliases: tuple[str, ...]
+    created_at: datetime
+    changed_at: datetime
+
+    @property
+    def reference(self) -> str:
+        """The version as people write it: ``flight-delay@v7``."""
+        return f"{self.model}@v{self.version}"
+
+
+class RegisteredModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as every registry's client sees it, whoever made it.
+
+    Args:
+        name: Its name.
+        owner: ``loop`` or ``client``.
+        description: In people's words.
+        tags: What people say about it.
+        aliases: The versions by alias.
+        latest: The newest version of each stage.
+        created_at: When it was made.
+        changed_at: When it, or one of its versions, last changed.
+    """
+
+    name: str
+    owner: Owner
+    description: str
+    tags: dict[str, str]
+    aliases: dict[str, int]
+    latest: tuple[RegisteredVersion, ...]
+    created_at: datetime
+    changed_at: datetime
+
+
+class ModelPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some models, and where the next page begins."""
+
+    models: tuple[RegisteredModel, ...]
+    cursor: str | None = None
+
+
+class VersionPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some versions, and where the next page begins."""
+
+    versions: tuple[RegisteredVersion, ...]
+    cursor: str | None = None
+
+
 class VersionHistory(msgspec.Struct, frozen=True, kw_only=True):
     """A version with everything that is known about it."""
 
@@ -115,3 +244,52 @@ class VersionHistory(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[StageMark, ...]
     evidence: tuple[Evidence, ...]
     approvals: tuple[Approval, ...]
+    changes: tuple[Change, ...] = ()
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is told about events; its secret is never shown.
+
+    Args:
+        id: Its id.
+        name: What people call it.
+        url: Where it is told.
+        events: What it is told.
+        description: In people's words.
+        status: ``ACTIVE`` or ``DISABLED``.
+        signed: Whether what is sent is signed.
+        dropped: How many were not kept, because too many waited.
+        failed: How many were given up.
+        error: What went wrong last.
+        created_at: When it was made.
+        changed_at: When it was changed.
+    """
+
+    id: str
+    name: str
+    url: str
+    events: tuple[str, ...]
+    description: str
+    status: HookStatus
+    signed: bool
+    dropped: int
+    failed: int
+    error: str
+    created_at: datetime
+    changed_at: datetime
+
+
+class WebhookPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some webhooks, and where the next page begins."""
+
+    webhooks: tuple[Webhook, ...]
+    cursor: str | None = None
+
+
+class WebhookTest(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a delivery: an answer, or what went wrong."""
+
+    success: bool
+    status: int | None = None
+    body: str = ""
+    error: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -17,9 +18,13 @@ from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.core.evidence import Finding
 from kilter.engines.sql.database import Database
 from kilter.operations.table import operation
+from kilter.registry.changes import ChangeOperations, change_of, note
+from kilter.registry.entries import EntryOperations, number_of
+from kilter.registry.reading import model_row
 from kilter.registry.records import (
     Alias,
     Approval,
+    Change,
     Evidence,
     EvidenceKind,
     Lineage,
@@ -29,7 +34,10 @@ from kilter.registry.records import (
     StageMark,
     VersionHistory,
 )
-from kilter.registry.tables import aliases, approvals, evidence, models, stages, versions
+from kilter.registry.registered import RegisteredOperations, adopt, claim
+from kilter.registry.searching import SearchOperations
+from kilter.registry.tables import aliases, approvals, changes, entries, evidence, models, registered, stages, versions
+from kilter.registry.webhooks import WebhookOperations
 
 _NAME = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
 _DIGEST = re.compile(r"^[0-9a-f]{64}$")
@@ -37,10 +45,10 @@ _VERSION = re.compile(r"^v?(\d{1,9})$")
 _ALIASES: tuple[Alias, ...] = ("champion", "challenger")
 _LONGEST_NAME = 128
 
-REFERENCE_ALLOWED = 'a number such as 7 or "v7", "champion" or "challenger"'
+REFERENCE_ALLOWED = 'a number such as 7 or "v7", "champion", "challenger" or an alias of yours'
 
 
-class ModelService:
+class ModelService(RegisteredOperations, EntryOperations, SearchOperations, ChangeOperations, WebhookOperations):
     """Models, their versions, and what is known about them.
 
     Methods that take a connection write in the caller's transaction, so that a decision, its event and its marks are
@@ -156,7 +164,16 @@ class ModelService:
         connection.execute(
             stages.insert().values(model=model, version=number, stage="candidate", reason=trigger, at=moment)
         )
+        adopt(connection, model, number, lineage.run, trigger, moment)
         return self._version(connection, model, number)
+
+    def claim(self, connection: sa.Connection, model: str) -> None:
+        """Make a model a loop's before it has versions, so that nobody else registers any in it.
+
+        Raises:
+            Conflict: When somebody did already.
+        """
+        claim(connection, model, self._clock.now())
 
     def by_key(self, model: str, key: str) -> ModelVersion | None:
         """Return the version that was registered under an idempotency key, or None."""
@@ -202,12 +219,27 @@ class ModelService:
         """
         if alias not in _ALIASES:
             raise InvalidInput(f"{alias!r} is not an alias", where="alias", allowed=" or ".join(_ALIASES))
+        before = self.alias(connection, model, alias)
+        if version is not None:
+            self._require(connection, model, version)
+        if before == version:
+            return
+        moment = at or self._clock.now()
+        note(
+            connection,
+            model_row(connection, model),
+            "alias",
+            moment,
+            field=alias,
+            version=before if version is None else version,
+            before=None if before is None else str(before),
+            after=None if version is None else str(version),
+            by="loop",
+        )
         if version is None:
             connection.execute(aliases.delete().where(aliases.c.model == model, aliases.c.alias == alias))
             return
-        self._require(connection, model, version)
         insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
-        moment = at or self._clock.now()
         connection.execute(
             insert(aliases)
             .values(model=model, alias=alias, version=version, at=moment)
@@ -241,7 +273,7 @@ class ModelService:
             )
         )
 
-    @operation(writes=True, role="owner")
+    @operation(writes=True, role="approver")
     def approve(self, model: str, version: int | str, by: str, comment: str = "") -> Approval:
         """Note a person's yes to a version; the same person's second yes is the first one."""
         if not by.strip():
@@ -262,11 +294,29 @@ class ModelService:
         """Note an approval in the caller's transaction; see :meth:`approve`."""
         self._require(connection, model, version)
         insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
-        connection.execute(
+        moment = at or self._clock.now()
+        made = connection.execute(
             insert(approvals)
-            .values(model=model, version=version, by=by, comment=comment, at=at or self._clock.now())
+            .values(model=model, version=version, by=by, comment=comment, at=moment)
             .on_conflict_do_nothing()
-        )
+            .returning(approvals.c.by)
+        ).first()
+        if made is not None:
+            seen = model_row(connection, model)
+            where = (entries.c.model == seen.id) & (entries.c.version == version)
+            before = connection.execute(sa.select(entries.c.approval).where(where)).scalar()
+            connection.execute(entries.update().where(where).values(approval="approved", changed_at=moment))
+            note(
+                connection,
+                seen,
+                "approval",
+                moment,
+                version=version,
+                before=before,
+                after="approved",
+                by=by,
+                reason=comment,
+            )
         row = connection.execute(
             sa.select(approvals).where(approvals.c.model == model, approvals.c.version == version, approvals.c.by == by)
         ).one()
@@ -356,9 +406,16 @@ class ModelService:
                     Approval(version=number, by=row.by, at=row.at, comment=row.comment)
                     for row in rows(approvals, approvals.c.at)
                 ),
+                changes=self._changes_of(connection, name, number),
             )
 
     # ------------------------------------------------------------ within
+
+    def _changes_of(self, connection: sa.Connection, model: str, version: int) -> tuple[Change, ...]:
+        """Return what was changed of a version, and who moved the model's aliases."""
+        of = (changes.c.version == version) | (changes.c.what == "alias")
+        chosen = sa.select(changes).where(changes.c.model == model_row(connection, model).id, of)
+        return tuple(change_of(row) for row in connection.execute(chosen.order_by(changes.c.id)))
 
     def get_in(self, connection: sa.Connection, model: str, version: int) -> ModelVersion:
         """Return one version, as the caller's transaction sees it; see :meth:`get`."""
@@ -386,6 +443,9 @@ class ModelService:
                     self._require_model(connection, model)
                     raise NotFound(f"{model!r} has no {alias}", where="models", fix="see its versions")
                 return number
+        if connection.execute(sa.select(models.c.name).where(models.c.name == model)).first() is not None:
+            with suppress(NotFound):
+                return number_of(connection, model_row(connection, model), version)
         raise InvalidInput(f"{version!r} is not a version", where="version", allowed=REFERENCE_ALLOWED)
 
     def _require(self, connection: sa.Connection, model: str, version: int) -> None:
@@ -397,6 +457,13 @@ class ModelService:
 
     def _require_model(self, connection: sa.Connection, model: str) -> None:
         if connection.execute(sa.select(models.c.name).where(models.c.name == model)).first() is None:
+            seen = connection.execute(sa.select(registered.c.owner).where(registered.c.name == model)).scalar()
+            if seen == "client":
+                raise NotFound(
+                    f"{model!r} was registered by a client, and has no versions that were packaged here",
+                    where="models",
+                    fix=f"see `kilter models show {model}`",
+                )
             known = connection.execute(sa.select(models.c.name).order_by(models.c.name).limit(10)).scalars().all()
             raise NotFound(f"no model is named {model!r}", where="models", allowed=", ".join(known) or "none yet")
 

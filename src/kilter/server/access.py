@@ -19,7 +19,13 @@ from kilter.operations.table import ROLES, Role
 LINK_SECONDS = 8 * 3600
 SESSION_SECONDS = 12 * 3600
 
-_VARIABLES: dict[Role, str] = {"operator": "KILTER_OPERATOR_TOKEN", "viewer": "KILTER_VIEWER_TOKEN"}
+# A person's name may have a dot, which parts the fields of a session, and a letter that a cookie would need quotes for.
+_TO_COOKIE, _FROM_COOKIE = str.maketrans(".@", "~|"), str.maketrans("~|", ".@")
+_VARIABLES: dict[Role, str] = {
+    "approver": "KILTER_APPROVER_TOKEN",
+    "editor": "KILTER_EDITOR_TOKEN",
+    "viewer": "KILTER_VIEWER_TOKEN",
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Access:
     Args:
         host: The address it listens on.
         port: Its port.
-        tokens: Token of each role that has one; the owner's is always there.
+        tokens: Token of each role that has one; the admin's is always there.
         tls: It speaks TLS itself.
         open_pages: Pages may be read without a token; only ever so on loopback.
         open_wire: MLflow's clients may track without a token; only ever so on loopback, and not where ``KILTER_TOKEN`` is set.
@@ -76,7 +82,7 @@ def make_access(run: RunFolder, host: str, port: int, *, tls: bool = False, inse
             where=f"--host {host}",
             allowed="127.0.0.1; or --tls-cert and --tls-key; or --insecure behind a proxy that speaks TLS",
         )
-    tokens: dict[Role, str] = {"owner": run.make_token()}
+    tokens: dict[Role, str] = {"admin": run.make_token()}
     for role, variable in _VARIABLES.items():
         if given := os.environ.get(variable):
             tokens[role] = check_secret(given, variable)
@@ -108,9 +114,9 @@ class Sessions:
         """Return a key for a link that may be used once."""
         return self._sign("link", LINK_SECONDS)
 
-    def session(self) -> str:
-        """Return the value of a session's cookie."""
-        return self._sign("session", SESSION_SECONDS)
+    def session(self, person: str = "") -> str:
+        """Return the value of a session's cookie: of a person, or without a name of the holder of the store's own token."""
+        return self._sign("session", SESSION_SECONDS, person)
 
     def exchange(self, key: str) -> str | None:
         """Return a session for a link's key, or None when it is wrong, too old, or was used before."""
@@ -127,10 +133,16 @@ class Sessions:
 
     def valid(self, value: str) -> bool:
         """Say whether a cookie's value is a session of this server."""
-        return self._verify("session", value) is not None
+        return bool(value) and self._verify("session", value) is not None
 
-    def _sign(self, purpose: str, seconds: int) -> str:
-        body = f"{int(self._clock.now().timestamp()) + seconds}.{secrets.token_urlsafe(12)}"
+    def person(self, value: str) -> str | None:
+        """Return whose session a cookie's value is: a person's name, empty for the store's own token; None when it is none."""
+        return value.split(".", 3)[2].translate(_FROM_COOKIE) if self.valid(value) else None
+
+    def _sign(self, purpose: str, seconds: int, person: str = "") -> str:
+        body = (
+            f"{int(self._clock.now().timestamp()) + seconds}.{secrets.token_urlsafe(12)}.{person.translate(_TO_COOKIE)}"
+        )
         return f"{body}.{self._mac(purpose, body)}"
 
     def _verify(self, purpose: str, value: str) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -13,19 +13,23 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
 from kilter.core.digests import digest_json
-from kilter.core.errors import Forbidden, InvalidInput
+from kilter.core.errors import InvalidInput
 from kilter.operations.idempotency import Idempotency
+from kilter.operations.identity import Identity, asked_by
 from kilter.operations.table import ROLES, Operation, Registry
-from kilter.server.edge import ROLE
+from kilter.server.edge import IDENTITY
 from kilter.server.pool import Pool
 from kilter.server.problems import Malformed, WrongMethod
+from kilter.server.targets import Targets
 
 MAX_DEPTH = 64
 _CONTAINERS = frozenset({dict, list})
-_ANY_ROLE = "viewer"
+_ANYBODY = Identity()
+_BY = "by"
+"""The argument of operations that says who asks."""
 
 
-def routes(registry: Registry, pool: Pool, idempotency: Idempotency) -> list[ASGIRouteHandler]:
+def routes(registry: Registry, pool: Pool, idempotency: Idempotency, targets: Targets) -> list[ASGIRouteHandler]:
     """Return a route for every operation: ``POST`` with JSON arguments, and ``GET`` with a query for plain reads.
 
     They answer in ASGI's own words: what a framework would add to each request costs more than most operations do.
@@ -34,8 +38,9 @@ def routes(registry: Registry, pool: Pool, idempotency: Idempotency) -> list[ASG
         registry: The operations.
         pool: Where they run.
         idempotency: Remembers the results of writes.
+        targets: Finds what a call is about.
     """
-    return [_route(found, pool, idempotency) for found in registry]
+    return [_route(found, pool, idempotency, targets) for found in registry]
 
 
 def methods_of(operation: Operation) -> tuple[str, ...]:
@@ -43,7 +48,7 @@ def methods_of(operation: Operation) -> tuple[str, ...]:
     return ("GET", "HEAD", "POST") if operation.plain else ("POST",)
 
 
-def _route(operation: Operation, pool: Pool, idempotency: Idempotency) -> ASGIRouteHandler:
+def _route(operation: Operation, pool: Pool, idempotency: Idempotency, targets: Targets) -> ASGIRouteHandler:
     methods = methods_of(operation)
     # Read in one pass where the operation remembers its keys itself: nothing else needs the arguments as plain values.
     decoder = msgspec.json.Decoder(operation.request) if operation.key else None
@@ -52,16 +57,16 @@ def _route(operation: Operation, pool: Pool, idempotency: Idempotency) -> ASGIRo
         method = scope["method"]  # type: ignore[typeddict-item]  # an HTTP scope: the edge refuses all others
         if method not in methods:
             raise WrongMethod("the path doesn't know this method", where="method", allowed=", ".join(methods))
-        role = scope.get(ROLE, _ANY_ROLE)
-        if ROLES.index(role) < ROLES.index(operation.role):
-            raise Forbidden(
-                "the token's role doesn't allow this operation", where=operation.name, allowed=operation.role
-            )
+        identity = cast("Identity", scope.get(IDENTITY, _ANYBODY))
+        # What it may at most be allowed is known before anything is read; what it is about only afterwards.
+        if ROLES.index(identity.best()) < ROLES.index(operation.role):
+            identity.check(operation.role, (), operation.name)
         key = _header(scope["headers"], b"idempotency-key") if operation.writes else None
+        asked = Asked(operation, identity, targets)
         if method == "POST":
-            work = _work(operation, await body_of(receive), key, idempotency, decoder)
+            work = _work(asked, await body_of(receive), key, idempotency, decoder)
         else:
-            work = _call(operation, _query(scope["query_string"]), text=True)
+            work = _call(asked, _query(scope["query_string"]), text=True)
         body = await pool.run(work)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -70,15 +75,57 @@ def _route(operation: Operation, pool: Pool, idempotency: Idempotency) -> ASGIRo
     return ASGIRouteHandler(operation.path, name=operation.name, copy_scope=False)(handle)
 
 
+class Asked:
+    """An operation, and who asks for it.
+
+    Args:
+        operation: The operation.
+        identity: Who asks.
+        targets: Finds what it is about.
+    """
+
+    __slots__ = ("_allowed", "_targets", "identity", "operation")
+
+    def __init__(self, operation: Operation, identity: Identity, targets: Targets) -> None:
+        self.operation = operation
+        self.identity = identity
+        self._targets = targets
+        self._allowed = ROLES.index(identity.role) >= ROLES.index(operation.role)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the arguments needn't be looked at: neither for the role nor for who asks."""
+        return self._allowed and not self.identity.name
+
+    def arguments(self, given: dict[str, object]) -> dict[str, object]:
+        """Return the arguments after a look at them.
+
+        Raises:
+            Forbidden: When the role doesn't allow it on what it is about.
+        """
+        if not self._allowed:
+            self.identity.check(self.operation.role, self._targets.of(given), self.operation.name)
+        # Who asks is whose token it is, whatever else is said.
+        if self.identity.name and _BY in self.operation.request.__struct_fields__:
+            return {**given, _BY: self.identity.name}
+        return given
+
+    def call(self, arguments: dict[str, object], *, text: bool) -> bytes:
+        """Check the arguments, call the operation, and return its result as JSON."""
+        with asked_by(self.identity):
+            return msgspec.json.encode(self.operation.call(self.arguments(arguments), text=text))
+
+
 def _work(
-    operation: Operation,
+    asked: Asked,
     body: bytes,
     key: str | None,
     idempotency: Idempotency,
     decoder: msgspec.json.Decoder[msgspec.Struct] | None,
 ) -> Callable[[], bytes]:
     """Return what a POST asks for, its arguments read and its key seen to."""
-    if decoder is not None:
+    operation = asked.operation
+    if decoder is not None and asked.plain:
         # What can't be read so is read again below, for the words of the refusal.
         with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             request = decoder.decode(body)
@@ -89,12 +136,12 @@ def _work(
     if key is None or operation.key:
         if key is not None:
             arguments.setdefault(operation.key, key)
-        return _call(operation, arguments, text=False)
-    return _once(idempotency, key, operation, arguments, _call(operation, arguments, text=False))
+        return _call(asked, arguments, text=False)
+    return _once(idempotency, key, asked, arguments)
 
 
-def _call(operation: Operation, arguments: dict[str, object], *, text: bool) -> Callable[[], bytes]:
-    return lambda: msgspec.json.encode(operation.call(arguments, text=text))
+def _call(asked: Asked, arguments: dict[str, object], *, text: bool) -> Callable[[], bytes]:
+    return lambda: asked.call(arguments, text=text)
 
 
 async def body_of(receive: Receive) -> bytes:
@@ -107,10 +154,11 @@ def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
     return next((value.decode("latin-1") for found, value in headers if found.lower() == name), None)
 
 
-def _once(
-    idempotency: Idempotency, key: str, operation: Operation, arguments: dict[str, object], work: Callable[[], bytes]
-) -> Callable[[], bytes]:
-    digest = digest_json(arguments)
+def _once(idempotency: Idempotency, key: str, asked: Asked, arguments: dict[str, object]) -> Callable[[], bytes]:
+    operation = asked.operation
+    # One person's key says nothing about another's.
+    digest = digest_json({**arguments, "": asked.identity.name} if asked.identity.name else arguments)
+    work = _call(asked, arguments, text=False)
     return lambda: idempotency.once(key, operation.name, digest, work, repeatable=operation.repeatable)
 
 

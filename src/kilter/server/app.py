@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from litestar import Litestar, Request, Response, Router
@@ -18,18 +18,34 @@ from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from kilter.core.clock import Clock, SystemClock
 from kilter.core.errors import KilterError, NotFound, Unavailable
 from kilter.engines.sql.database import Database
+from kilter.governance.oidc import Provider
+from kilter.governance.service import PeopleService
+from kilter.llm.datasets import EvaluationDatasetService
+from kilter.llm.service import TraceService
+from kilter.loop.service import LoopService
+from kilter.loop.versions.deployments import DeploymentService
 from kilter.operations.idempotency import Idempotency
 from kilter.operations.openapi import openapi
 from kilter.operations.table import Registry, collect
+from kilter.registry.delivery import Courier
+from kilter.registry.service import ModelService
 from kilter.server import api, stream
 from kilter.server.access import Access, Sessions
-from kilter.server.edge import REQUEST, App, Edge, Receive, Scope, Send, area_of
+from kilter.server.aws.face import Face
+from kilter.server.aws.packages import Packages
+from kilter.server.door import Door
+from kilter.server.edge import AREA, REQUEST, App, Edge, Receive, Scope, Send, area_of
+from kilter.server.identity import Identities
 from kilter.server.metrics import Metrics
-from kilter.server.mlflow.face import Wire
+from kilter.server.mlflow.exported import Exported
+from kilter.server.mlflow.face import Rooms, Wire
+from kilter.server.otlp import SPANS, Spans
 from kilter.server.pool import Pool
 from kilter.server.problems import Malformed, WrongMethod, known, problem
+from kilter.server.targets import Targets
 from kilter.tracking.service import RunService
 
+S = TypeVar("S")
 Page = HTTPRouteHandler | ASGIRouteHandler | Router
 
 STREAM = "/api/v1/journal/stream"
@@ -47,6 +63,8 @@ class Parts:
         access: The server's rules.
         pages: Routes of the pages.
         clock: The machine's clock, for sessions and idempotency keys.
+        entrance: Makes the pages of the way in, or None.
+        provider: Where people sign in, or None.
     """
 
     services: Mapping[str, object]
@@ -55,6 +73,8 @@ class Parts:
     access: Access
     pages: Sequence[Page] = ()
     clock: Clock = field(default_factory=SystemClock)
+    entrance: Callable[[Door], Sequence[Page]] | None = None
+    provider: Provider | None = None
 
 
 @dataclass
@@ -80,25 +100,35 @@ def build(parts: Parts) -> Application:
     """Return the application; nothing runs until it is served."""
     registry = collect(parts.services)
     pool, metrics, closing = Pool(), Metrics(), asyncio.Event()
-    sessions = Sessions(parts.access.tokens["owner"], parts.clock)
+    sessions = Sessions(parts.access.tokens["admin"], parts.clock)
     idempotency = Idempotency(parts.database, parts.clock)
     tail = stream.Tail(parts.journal, pool, metrics, closing)
+    people = parts.services.get("people")
+    known = people if isinstance(people, PeopleService) else None
+    identities = Identities(parts.access, sessions, known.everybody if known else None, pool, parts.clock)
+    door = Door(parts.access, sessions, identities, known, parts.provider)
+    targets = Targets(parts.services)
+
+    courier = Courier(parts.database, parts.clock)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         await pool.run(idempotency.prune)
+        courier.start()
         try:
             yield
         finally:
             closing.set()
+            await pool.run(courier.stop)
             pool.close()
 
     router = Litestar(
         route_handlers=[
-            *api.routes(registry, pool, idempotency),
+            *api.routes(registry, pool, idempotency, targets),
             stream.route(STREAM, tail, metrics),
             stream.route(PAGE_STREAM, tail, metrics),
             *_own_routes(registry, parts, pool, metrics, closing),
+            *(parts.entrance(door) if parts.entrance is not None else ()),
             *parts.pages,
         ],
         openapi_config=None,
@@ -107,22 +137,44 @@ def build(parts: Parts) -> Application:
         exception_handlers={Exception: _answer_error},
     )
     # Litestar hands the edge's messages through; its own types name the same protocol in other words.
-    asgi = Edge(_beside(cast("App", router), parts, pool), parts.access, sessions, metrics)
+    asgi = Edge(_beside(cast("App", router), parts, pool, targets), parts.access, sessions, identities, metrics)
     return Application(asgi=asgi, registry=registry, sessions=sessions, router=router, closing=closing)
 
 
-def _beside(router: App, parts: Parts, pool: Pool) -> App:
+def _beside(router: App, parts: Parts, pool: Pool, targets: Targets) -> App:
     """Return the router with MLflow's wire beside it, where there are runs to track."""
     runs = parts.services.get("runs")
     if not isinstance(runs, RunService):
         return router
-    wire = Wire(runs, pool)
+    services = parts.services
+    models, deployed = _of(ModelService, services.get("models")), _of(DeploymentService, services.get("deployments"))
+    rooms = Rooms(
+        runs,
+        models,
+        _of(TraceService, services.get("traces")),
+        _of(EvaluationDatasetService, services.get("datasets")),
+        None if models is None or deployed is None else Exported(models, deployed.objects),
+    )
+    wire = Wire(rooms, pool, targets)
+    spans = None if rooms.traces is None else Spans(rooms.traces, pool, targets)
+    loops = _of(LoopService, services.get("loops"))
+    amazon: App = router if models is None or loops is None else Face(Packages(models, loops), pool)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get(AREA) == "aws":
+            await amazon(scope, receive, send)
+            return
         chosen = wire if scope["type"] == "http" and area_of(scope["path"]) == "mlflow" else router
+        if spans is not None and chosen is wire and scope["path"] == SPANS:
+            chosen = spans
         await chosen(scope, receive, send)
 
     return app
+
+
+def _of(kind: type[S], service: object) -> S | None:
+    """Return a service, where it is of this kind: an application may be built of a part of the rooms."""
+    return service if isinstance(service, kind) else None
 
 
 def _own_routes(

@@ -15,8 +15,10 @@ from urllib.parse import parse_qsl, urlencode
 
 from kilter.core.access import allowed_host, allowed_origin
 from kilter.core.errors import Forbidden, KilterError, Unauthorized
-from kilter.operations.table import Role
-from kilter.server.access import Access, Sessions
+from kilter.operations.identity import Identity
+from kilter.server.access import SESSION_SECONDS, Access, Sessions
+from kilter.server.aws.signature import role_of
+from kilter.server.identity import HURRY_SECONDS, Identities
 from kilter.server.metrics import Metrics
 from kilter.server.problems import Malformed, TooLarge, WrongMedia, WrongMethod, known, problem
 
@@ -27,15 +29,22 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ROLE = "kilter.role"
+IDENTITY = "kilter.identity"
+AREA = "kilter.area"
 REQUEST = "kilter.request"
 BODY_LIMIT = 16 * 1024 * 1024
+
+OPEN = ("/login", "/static/")
+"""Pages that anybody may see: the way in, and what it is drawn with."""
 
 _READING = frozenset({"GET", "HEAD"})
 _METHODS = _READING | {"POST"}
 _WIRE_METHODS = _METHODS | {"PUT", "PATCH", "DELETE"}
 _HEALTH = frozenset({"/livez", "/readyz"})
-_WIRE = frozenset({"/version", "/health"})
-_FILES = "/api/2.0/mlflow-artifacts/artifacts/"
+_SPANS = "/v1/traces"
+_WIRE = frozenset({"/version", "/health", _SPANS})
+_FILES = ("/api/2.0/mlflow-artifacts/artifacts/", "/api/2.0/mlflow-artifacts/mpu/part/")
+_AMAZON = "SageMaker."
 _ONCE = (b"host", b"authorization", b"content-length", b"content-type", b"origin", b"cookie", b"transfer-encoding")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -70,21 +79,28 @@ class Edge:
         app: The router.
         access: The server's rules.
         sessions: The sessions of browsers.
+        identities: Who may come in, and as whom.
         metrics: Where answers are counted.
         body_limit: The largest body, in bytes.
     """
 
     def __init__(
-        self, app: App, access: Access, sessions: Sessions, metrics: Metrics, *, body_limit: int = BODY_LIMIT
+        self,
+        app: App,
+        access: Access,
+        sessions: Sessions,
+        identities: Identities,
+        metrics: Metrics,
+        *,
+        body_limit: int = BODY_LIMIT,
     ) -> None:
         self._app = app
         self._access = access
         self._sessions = sessions
+        self._identities = identities
         self._metrics = metrics
         self._limit = body_limit
-        self._cookie = (
-            f"kilter_{access.port}"  # cookies don't know ports: two servers on one machine must not share one
-        )
+        self._cookie = cookie_of(access)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or refuse it."""
@@ -118,40 +134,89 @@ class Edge:
         if method not in allowed:
             raise WrongMethod("the method isn't used here", where="method", allowed=", ".join(sorted(allowed)))
         _check_site(headers, method, self._access)
+        await self._identities.refresh()
+        if method == "POST" and path == "/" and headers.get(b"x-amz-target", "").startswith(_AMAZON):
+            return await self._amazon(scope, receive, headers, answer)
         query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         if area == "page" and method == "GET" and any(name == "key" for name, _ in query):
             await self._exchange(answer, path, query)
             return area
-        scope[ROLE] = self._role(method, area, headers)
+        try:
+            identity = await self._looked_up(method, path, area, headers)
+        except Unauthorized:
+            if not (area == "page" and method == "GET" and "text/html" in headers.get(b"accept", "")):
+                raise
+            await _send_to_login(answer, path, scope.get("query_string", b""))
+            return area
+        scope[IDENTITY], scope[ROLE] = identity, identity.best()
         if method == "PUT" and path.startswith(_FILES):
             _check_plain(headers)  # a file of any kind and size: its route takes it piece by piece
         elif method not in _READING:
-            if method != "DELETE" or _has_body(headers):
+            if path == _SPANS:
+                _check_spans(headers)
+            elif method != "DELETE" or _has_body(headers):
                 _check_media(headers)
             receive = await _whole_body(receive, headers, self._limit)
         await self._app(scope, receive, answer.send)
         return area
 
-    def _role(self, method: str, area: str, headers: dict[bytes, str]) -> Role:
-        bearer = headers.get(b"authorization")
-        if bearer is not None:
-            role = self._access.role_of(bearer)
-            if role is None:
+    async def _looked_up(self, method: str, path: str, area: str, headers: dict[bytes, str]) -> Identity:
+        """Return who asks; before somebody is sent away, who there is is looked at once more."""
+        try:
+            return self._identity(method, path, area, headers)
+        except Unauthorized:
+            await self._identities.refresh(within=HURRY_SECONDS)
+            return self._identity(method, path, area, headers)
+
+    async def _amazon(self, scope: Scope, receive: Receive, headers: dict[bytes, str], answer: _Answer) -> str:
+        """Let a call of Amazon's clients through: it is signed over its body, so the body is read first."""
+        media = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+        if media != "application/x-amz-json-1.1":
+            raise WrongMedia("the body isn't AWS JSON", where="Content-Type", allowed="application/x-amz-json-1.1")
+        _check_plain(headers)
+        again = await _whole_body(receive, headers, self._limit)
+        message = await again()
+        signed = (scope["method"], scope["path"], scope.get("query_string", b""), headers, message.get("body", b""))
+        role = role_of(self._access.tokens, *signed)
+        if role is None and (not self._access.open_wire or self._identities.closed):
+            raise Unauthorized(
+                "the request isn't signed with a token of this server",
+                where="Authorization",
+                allowed="Signature Version 4 with a token of the store as the secret access key",
+            )
+        scope[ROLE] = role or "editor"
+
+        async def handed() -> Message:
+            return message
+
+        scope[AREA] = "aws"
+        await self._app(scope, handed, answer.send)
+        return "aws"
+
+    def _identity(self, method: str, path: str, area: str, headers: dict[bytes, str]) -> Identity:
+        given = headers.get(b"authorization")
+        if given is not None:
+            found = self._identities.of_header(given)
+            if found is None:
                 raise Unauthorized("the token is wrong", where="Authorization", allowed="Bearer <token>")
-            return role
-        if self._sessions.valid(_cookie(headers.get(b"cookie", ""), self._cookie)):
+            return found
+        found = self._identities.of_session(_cookie(headers.get(b"cookie", ""), self._cookie))
+        if found is not None:
             if method not in _READING and b"origin" not in headers:
                 raise Forbidden("a browser's session writes only from this server's own pages", where="Origin")
-            return "owner"
-        if area == "mlflow" and self._access.open_wire:
-            return "operator"
-        if area == "health" or (area == "page" and method in _READING and self._access.open_pages):
-            return "viewer"
+            return found
+        everybody = not self._identities.closed
+        if area == "mlflow" and self._access.open_wire and everybody:
+            return Identity(role="editor")
+        if area == "health" or path.startswith(OPEN):
+            return Identity()
+        if area == "page" and method in _READING and self._access.open_pages and everybody:
+            return Identity()
         raise Unauthorized(
             "a token is needed",
             where="Authorization",
-            allowed="Bearer <token>, or the session of a link from `kilter link`",
-            fix="the token is in the file run/token of the store, readable by its owner",
+            allowed="Bearer <token>, or a session: /login, or the link that `kilter link` prints",
+            fix="an admin gives tokens with `kilter people token`; the store's own is in its file run/token",
         )
 
     async def _exchange(self, answer: _Answer, path: str, query: list[tuple[str, str]]) -> None:
@@ -166,9 +231,7 @@ class Edge:
             (b"cache-control", b"no-store"),
         ]
         if session is not None:
-            secure = "; Secure" if self._access.tls else ""
-            cookie = f"{self._cookie}={session}; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200{secure}"
-            headers.append((b"set-cookie", cookie.encode()))
+            headers.append((b"set-cookie", session_cookie(self._access, session).encode()))
         await answer.send({"type": "http.response.start", "status": 303, "headers": headers})
         await answer.send({"type": "http.response.body", "body": b""})
 
@@ -236,6 +299,15 @@ def _check_media(headers: dict[bytes, str]) -> None:
     _check_plain(headers)
 
 
+def _check_spans(headers: dict[bytes, str]) -> None:
+    """Refuse what is neither form of OpenTelemetry's protocol; their route unpacks them up to its own limit."""
+    media = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+    if media not in {"application/x-protobuf", "application/json"}:
+        raise WrongMedia(
+            "these are no spans", where="Content-Type", allowed="application/x-protobuf or application/json"
+        )
+
+
 def _check_plain(headers: dict[bytes, str]) -> None:
     """Refuse a body that grows when it is unpacked."""
     if headers.get(b"content-encoding", "identity").strip().lower() != "identity":
@@ -276,7 +348,28 @@ async def _whole_body(receive: Receive, headers: dict[bytes, str], limit: int) -
     return again
 
 
+async def _send_to_login(answer: _Answer, path: str, query: bytes) -> None:
+    wanted = f"{path}{'?' if query else ''}{query.decode('latin-1')}"
+    headers = [(b"location", f"/login?{urlencode({'next': wanted})}".encode()), (b"cache-control", b"no-store")]
+    await answer.send({"type": "http.response.start", "status": 303, "headers": headers})
+    await answer.send({"type": "http.response.body", "body": b""})
+
+
+def cookie_of(access: Access) -> str:
+    """Return the name of a session's cookie: cookies don't know ports, and two servers on one machine must not share one."""
+    return f"kilter_{access.port}"
+
+
+def session_cookie(access: Access, value: str, seconds: int = SESSION_SECONDS, *, same_site: str = "Strict") -> str:
+    """Return the header that sets a session's cookie; without a value, the one that ends it."""
+    secure = "; Secure" if access.tls else ""
+    name = cookie_of(access)
+    return f"{name}={value}; Path=/; HttpOnly; SameSite={same_site}; Max-Age={seconds if value else 0}{secure}"
+
+
 def _cookie(header: str, name: str) -> str:
+    if not header:
+        return ""
     try:
         found = SimpleCookie(header).get(name)
     except CookieError:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from kilter.core.errors import Unavailable
 
@@ -36,14 +37,31 @@ class Pool:
                 "the server is busy", allowed=f"{self._most} requests at once", fix="try again in a second"
             )
         self._taken += 1
-        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
-        # Counted until the work ends, not until the caller goes away: a cancelled request's thread is still taken.
-        future.add_done_callback(self._give_back)
-        return await asyncio.shield(future)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[R] = loop.create_future()
+
+        def settle(result: R | None, error: BaseException | None) -> None:
+            # Counted until the work ends, not until the caller goes away: a cancelled request's thread is still taken.
+            self._taken -= 1
+            if answer.done():
+                return
+            if error is None:
+                answer.set_result(cast("R", result))
+            else:
+                answer.set_exception(error)
+
+        def act() -> None:
+            try:
+                result, error = work(), None
+            except BaseException as raised:  # noqa: BLE001 - it is the caller's
+                result, error = None, raised
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                loop.call_soon_threadsafe(settle, result, error)
+
+        # The executor's own bridge to the loop takes three turns of it for what one can do.
+        self._executor.submit(act)
+        return await answer
 
     def close(self) -> None:
         """Wait for what runs, and take nothing more."""
         self._executor.shutdown(wait=True, cancel_futures=True)
-
-    def _give_back(self, _future: object) -> None:
-        self._taken -= 1

@@ -18,12 +18,14 @@ from granian.server.embed import Server
 
 from kilter.core.clock import SystemClock
 from kilter.core.errors import Conflict, KilterError
+from kilter.governance.oidc import Provider, settings_from
 from kilter.loop.remote import SERVICES
 from kilter.loop.store import clock_from
 from kilter.loop.workspace import Workspace
 from kilter.operations.running import Running
 from kilter.server.access import make_access
 from kilter.server.app import Application, Page, Parts, build
+from kilter.server.door import Door
 from kilter.server.ports import free_port
 from kilter.server.trimming import trimming
 from kilter.serving.recording.retention import Retention
@@ -68,6 +70,7 @@ def run(config: ServerConfig) -> None:
         Conflict: When the port is in use.
         KilterError: When the store can't be opened.
     """
+    settings = settings_from()
     port = free_port(config.host, config.port)
     with Workspace.open(config.store, clock_from(config.clock), config.home) as workspace:
         folder = workspace.store.run
@@ -81,6 +84,8 @@ def run(config: ServerConfig) -> None:
                 database=workspace.database,
                 access=access,
                 pages=_pages(workspace),
+                entrance=_entrance,
+                provider=None if settings is None else Provider(settings),
             )
         )
         running = Running("server", os.getpid(), SystemClock().now(), config.host, port, access.url)
@@ -110,6 +115,13 @@ def _pages(workspace: Workspace) -> Sequence[Page]:
     ):
         return ()
     found: Sequence[Page] = importlib.import_module("kilter.server.ui.routes").routes(workspace)
+    return found
+
+
+def _entrance(door: Door) -> Sequence[Page]:
+    if importlib.util.find_spec("kilter.server.ui") is None:
+        return ()
+    found: Sequence[Page] = importlib.import_module("kilter.server.ui.login").LoginPages(door).routes()
     return found
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import sqlalchemy as sa
 
 from kilter.core.clock import Clock
+from kilter.core.digests import digest_json
 from kilter.core.errors import NotFound
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
 from kilter.operations.table import operation
 from kilter.tracking.liveness import alive, require
-from kilter.tracking.records import Artifact
-from kilter.tracking.tables import artifacts
+from kilter.tracking.logged_models import make_model, one_model
+from kilter.tracking.records import Artifact, LoggedModel
+from kilter.tracking.rows import one_run
+from kilter.tracking.tables import artifacts, run_models
 from kilter.tracking.writing import file_name, upsert
 
 
@@ -37,18 +38,65 @@ class ArtifactOperations:
         Raises:
             InvalidInput: When the name climbs out of the run.
         """
-        clean = file_name(name)
-        kept = Artifact(name=clean, digest=self._objects.put(data), size=len(data), at=self._clock.now())
+        clean, writer = file_name(name), self._objects.writer()
+        writer.write(data)
+        kept = Artifact(name=clean, digest=writer.finish(), size=len(data), at=self._clock.now())
         self._keep(run, kept, late=False)
         return kept
 
-    def keep_file(self, run: str, name: str, file: Path, digest: str, size: int) -> Artifact:
-        """Keep a file of a run that is on this machine's disk, also after the run's end; the same name again replaces it.
+    @operation(writes=True, repeatable=True)
+    def log_run_model(
+        self,
+        run: str,
+        name: str,
+        path: str,
+        type: str = "",  # noqa: A002 - the client's word
+        step: int = 0,
+        params: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> LoggedModel:
+        """Make a logged model of files that the run has already; the same name and step again gives the model that is there.
+
+        Args:
+            run: The run that made it.
+            name: What people call it.
+            path: The folder of the run's files that is the model.
+            type: What kind of model it is.
+            step: At which step it was made.
+            params: What it is made with.
+            tags: What people say about it.
+
+        Raises:
+            NotFound: When there is no such run, or it has no files there.
+        """
+        clean = file_name(path)
+        identity = f"m-{digest_json([run, name, step])[:20]}"
+        with self._database.transaction() as connection:
+            made = one_run(connection, run)
+            found = [kept for kept in made.artifacts if kept.name == clean or kept.name.startswith(f"{clean}/")]
+            if not found:
+                raise NotFound(f"run {run} has no files at {path!r}", where="runs", fix="log the files first")
+            make_model(
+                connection,
+                identity,
+                experiment=made.experiment_number,
+                run=run,
+                name=name,
+                type=type,
+                at=self._clock.now(),
+                params=params or {},
+                tags=tags or {},
+                files={kept.name.removeprefix(f"{clean}/"): kept for kept in found},
+            )
+            upsert(connection, run_models, [{"run": run, "model": identity, "role": "output", "step": step}])
+            return one_model(connection, identity)
+
+    def keep_written(self, run: str, name: str, digest: str, size: int) -> Artifact:
+        """Keep a file of a run whose bytes are in the store already, also after the run's end; the same name again replaces it.
 
         Args:
             run: The run.
             name: A relative path: ``plots/roc.png``.
-            file: Where it lies.
             digest: The digest of its bytes.
             size: Its length in bytes.
 
@@ -56,9 +104,22 @@ class ArtifactOperations:
             InvalidInput: When the name climbs out of the run.
         """
         kept = Artifact(name=file_name(name), digest=digest, size=size, at=self._clock.now())
-        self._objects.put_file(file, digest, size)
         self._keep(run, kept, late=True)
         return kept
+
+    def artifact_entry(self, run: str, name: str) -> Artifact:
+        """Return what is known of a run's file without reading it.
+
+        Raises:
+            NotFound: When there is no such run, or it has no such file.
+        """
+        chosen = sa.select(artifacts).where(artifacts.c.run == run, artifacts.c.name == name)
+        with self._database.reading() as connection:
+            found = connection.execute(chosen).first()
+            if found is None:
+                require(connection, run)
+                raise NotFound(f"run {run} has no file {name!r}", where="runs", fix="see the run's artifacts")
+        return Artifact(name=found.name, digest=found.digest, size=found.size, at=found.at)
 
     def drop_artifacts(self, run: str, name: str) -> int:
         """Take a file, or all files of a folder, from a run, and return how many; the bytes stay for others that share them."""
@@ -84,11 +145,4 @@ class ArtifactOperations:
             NotFound: When the run has no such file.
             Damaged: When the stored bytes have another digest.
         """
-        with self._database.reading() as connection:
-            require(connection, run)
-            found = connection.execute(
-                sa.select(artifacts.c.digest).where(artifacts.c.run == run, artifacts.c.name == name)
-            ).scalar()
-        if found is None:
-            raise NotFound(f"run {run} has no file {name!r}", where="runs", fix="see the run's artifacts")
-        return self._objects.get(found)
+        return self._objects.get(self.artifact_entry(run, name).digest)

@@ -34,12 +34,25 @@ def code_digest(source: str) -> str:
     return digest(source.encode())
 
 
+def in_notebook() -> bool:
+    """Say whether the program that is running is no file: it is being typed."""
+    return getattr(sys.modules.get("__main__"), "__file__", None) is None
+
+
 def main_source() -> str | None:
-    """Return the text of the program that is running, or None in a notebook or an interactive session."""
-    file = getattr(sys.modules.get("__main__"), "__file__", None)
-    if file is None:
-        return None
+    """Return the text of the program that is running, of a notebook the cells that ran; None where neither is known."""
+    if in_notebook():
+        return _cells()
     try:
-        return Path(file).read_text(encoding="utf-8")
+        return Path(sys.modules["__main__"].__file__ or "").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def _cells() -> str | None:
+    """Return what was typed into a notebook so far, as IPython remembers it."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    typed = getattr(getattr(shell, "history_manager", None), "input_hist_raw", None)
+    if not typed:
+        return None
+    return "".join(f"# In [{place}]\n{cell}\n\n" for place, cell in enumerate(typed) if cell)

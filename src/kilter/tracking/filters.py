@@ -5,46 +5,35 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import GenericFunction
 
 from kilter.core.errors import InvalidInput
+from kilter.engines.sql.grammar import ALLOWED, COMPARE, Test, clauses, field_of, on_text
 from kilter.engines.sql.types import json_text
 from kilter.tracking.tables import experiment_tags, experiments, params, runs, summaries, tags
 
+__all__ = [
+    "ALLOWED",
+    "COMPARE",
+    "Test",
+    "View",
+    "clauses",
+    "condition",
+    "experiment_column",
+    "experiment_condition",
+    "named_field",
+    "on_column",
+    "on_text",
+    "run_column",
+    "viewed",
+]
+
 View = Literal["alive", "deleted", "all"]
-Test: TypeAlias = sa.ColumnElement[bool]
 
-ALLOWED = (
-    "comparisons joined by 'and': FIELD OPERATOR VALUE, where a field is status, name, experiment, run_id, start_time, end_time, "
-    "metrics.NAME, params.NAME or tags.NAME, an operator is =, !=, <, <=, >, >=, LIKE, ILIKE, IN, NOT IN, IS NULL or IS NOT NULL, "
-    "and texts stand in quotes"
-)
-
-_CLAUSE = re.compile(
-    r"""\s*(?P<field>(?:[A-Za-z]+\.)?(?:`[^`]+`|"[^"]+"|[\w/.\-]+))\s*
-        (?:(?P<null>is\s+(?:not\s+)?null\b)
-        |(?P<operator>!=|<=|>=|=|<|>|not\s+in\b|in\b|like\b|ilike\b)\s*
-         (?P<value>\([^()]*\)|'[^']*'|"[^"]*"|[-+]?[\w.+\-]+))\s*""",
-    re.VERBOSE | re.IGNORECASE,
-)
-_AND = re.compile(r"and\b", re.IGNORECASE)
-_QUOTED = re.compile(r"\s*(?:'([^']*)'|\"([^\"]*)\")\s*(?:,|$)")
-_KINDS = {
-    "metrics": ("metric", "metrics"),
-    "params": ("param", "params", "parameter", "parameters"),
-    "tags": ("tag", "tags"),
-    "": ("attribute", "attributes", "attr", "run"),
-}
-_KIND = {word: kind for kind, words in _KINDS.items() for word in words}
 _NAMES = {
     "run_id": "id",
     "run_name": "name",
@@ -81,37 +70,6 @@ _EXPERIMENT_COLUMNS = {
 _USER = "mlflow.user"
 _STATUSES = {"KILLED": "INTERRUPTED"}
 
-COMPARE: dict[str, Callable[[Any, Any], Test]] = {
-    "=": lambda column, value: column == value,
-    "!=": lambda column, value: column != value,
-    "<": lambda column, value: column < value,
-    "<=": lambda column, value: column <= value,
-    ">": lambda column, value: column > value,
-    ">=": lambda column, value: column >= value,
-}
-
-
-class like(GenericFunction[bool]):  # noqa: N801 - SQLAlchemy names a function after its class
-    """A comparison with a pattern that minds the case, which SQLite's own LIKE does not: column, pattern, and the pattern as a GLOB."""
-
-    type = sa.Boolean()
-    inherit_cache = True
-
-
-@compiles(like)
-def _like(element: like, compiler: SQLCompiler, **options: Any) -> str:
-    column, pattern, _ = element.clauses
-    return f"({compiler.process(column, **options)} LIKE {compiler.process(pattern, **options)})"
-
-
-@compiles(like, "sqlite")
-def _glob(element: like, compiler: SQLCompiler, **options: Any) -> str:
-    column, _, pattern = element.clauses
-    return f"({compiler.process(column, **options)} GLOB {compiler.process(pattern, **options)})"
-
-
-_TO_GLOB = str.maketrans({"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"})
-
 
 def condition(text: str) -> Test:
     """Return a filter as a condition on the table of runs.
@@ -142,15 +100,8 @@ def named_field(text: str) -> tuple[str, str]:
     Raises:
         InvalidInput: When there is no such kind.
     """
-    kind, dot, name = text.partition(".")
-    if not dot or text[0] in '`"':
-        kind, name = "attributes", text
-    if kind not in _KIND:
-        raise InvalidInput(f"there is no kind of field {kind!r}", where="filter", allowed=ALLOWED)
-    if len(name) > 1 and name[0] == name[-1] and name[0] in '`"':
-        name = name[1:-1]
-    found = _KIND[kind]
-    return found, (_NAMES.get(name, name) if not found else name)
+    kind, name = field_of(text)
+    return kind, (_NAMES.get(name, name) if not kind else name)
 
 
 def run_column(name: str) -> sa.Column[Any]:
@@ -175,59 +126,6 @@ def experiment_column(name: str) -> sa.Column[Any]:
             f"there is no field {name!r}", where="filter", allowed=f"tags.NAME, {', '.join(_EXPERIMENT_COLUMNS)}"
         )
     return experiments.c[_EXPERIMENT_COLUMNS[name]]
-
-
-# ---------------------------------------------------------------- reading
-
-
-def clauses(text: str) -> list[tuple[str, str, Any]]:
-    """Return the comparisons of a filter: field, operator and value."""
-    found: list[tuple[str, str, Any]] = []
-    at = 0
-    while True:
-        match = _CLAUSE.match(text, at)
-        if match is None:
-            raise InvalidInput(f"can't read {text[at : at + 40]!r}", where="filter", allowed=ALLOWED)
-        if match["null"]:
-            found.append((match["field"], " ".join(match["null"].upper().split()), None))
-        else:
-            operator = " ".join(match["operator"].upper().split())
-            found.append((match["field"], operator, _value(match["value"], operator)))
-        at = match.end()
-        if at == len(text):
-            return found
-        joined = _AND.match(text, at)
-        if joined is None:
-            raise InvalidInput(f"can't read {text[at : at + 40]!r}", where="filter", allowed=ALLOWED)
-        at = joined.end()
-
-
-def _value(text: str, operator: str) -> Any:
-    """Return a value: a text that stood in quotes, a number, a bare word as itself in a tuple, or a list of texts."""
-    if operator in {"IN", "NOT IN"} or text[0] == "(":
-        if operator not in {"IN", "NOT IN"} or text[0] != "(":
-            raise InvalidInput(f"{operator} {text[:40]}", where="filter", allowed="IN ('a', 'b')")
-        return _listed(text[1:-1])
-    if text[0] in "'\"":
-        return text[1:-1]
-    try:
-        return float(text)
-    except ValueError:
-        return (text,)
-
-
-def _listed(text: str) -> list[str]:
-    found: list[str] = []
-    at = 0
-    while at < len(text):
-        match = _QUOTED.match(text, at)
-        if match is None:
-            raise InvalidInput(f"can't read the list ({text[:40]})", where="filter", allowed="texts in quotes")
-        found.append(match[1] if match[1] is not None else match[2])
-        at = match.end()
-    if not found:
-        raise InvalidInput("the list is empty", where="filter", allowed="at least one text in quotes")
-    return found
 
 
 # ---------------------------------------------------------------- comparing
@@ -292,22 +190,6 @@ def _moment(milliseconds: float, field: str) -> datetime:
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (ValueError, OverflowError, OSError):
         raise InvalidInput(f"{field}: {milliseconds:g} is no time", where="filter") from None
-
-
-def on_text(column: sa.ColumnElement[Any], operator: str, value: Any) -> Test:
-    """Compare a text, with a text or a list of them."""
-    plain = value[0] if isinstance(value, tuple) else value
-    if isinstance(plain, float):
-        plain = f"{plain:g}"
-    if operator == "IN":
-        return column.in_(plain)
-    if operator == "NOT IN":
-        return column.not_in(plain)
-    if operator == "LIKE":
-        return like(column, plain, str(plain).translate(_TO_GLOB))
-    if operator == "ILIKE":
-        return column.ilike(plain)
-    return COMPARE[operator](column, plain)
 
 
 def _on_param(operator: str, value: Any) -> Test:

@@ -8,6 +8,8 @@ import sqlalchemy as sa
 
 from kilter.core.clock import Clock
 from kilter.core.errors import Conflict, NotFound
+from kilter.engines.sql.prepared import Prepared
+from kilter.engines.sql.types import moment_of
 from kilter.tracking.records import Status
 from kilter.tracking.tables import runs
 
@@ -18,12 +20,12 @@ SILENT = "no sign of life"
 """The reason of a run that was taken for dead."""
 
 
-_STATE = (
+_STATE = Prepared(
     sa.select(runs.c.status, runs.c.reason, runs.c.lease_until, runs.c.patience, runs.c.deleted_at)
     .where(runs.c.id == sa.bindparam("run"))
-    .with_for_update()
+    .with_for_update(),
+    ["run"],
 )
-"""Asked with each write: made once, it costs half of what a statement costs that is put together each time."""
 
 
 def lease(wall: Clock, patience: float) -> datetime:
@@ -61,18 +63,19 @@ def alive(connection: sa.Connection, run: str, wall: Clock, *, late: bool = Fals
         NotFound: When there is no such run.
         Conflict: When it is deleted, or has ended and may not be written to.
     """
-    found = connection.execute(_STATE, {"run": run}).first()
+    found = _STATE.first(connection, run)
     if found is None:
         raise NotFound(f"there is no run {run!r}", where="runs")
-    if found.deleted_at is not None:
+    status, reason, until, patience, deleted_at = found
+    if deleted_at is not None:
         raise Conflict(f"run {run} is deleted", where="runs", fix="restore it first")
-    taken_for_dead = found.status == "INTERRUPTED" and (not late or found.reason == SILENT)
-    if found.status != "RUNNING" and not taken_for_dead:
+    taken_for_dead = status == "INTERRUPTED" and (not late or reason == SILENT)
+    if status != "RUNNING" and not taken_for_dead:
         if late:
             return
-        raise Conflict(f"run {run} has ended as {found.status}", where="runs", fix="start another run")
-    fresh = lease(wall, found.patience)
-    if found.status != "RUNNING" or fresh - found.lease_until > timedelta(seconds=found.patience / 10):
+        raise Conflict(f"run {run} has ended as {status}", where="runs", fix="start another run")
+    fresh = lease(wall, patience)
+    if status != "RUNNING" or fresh - moment_of(until) > timedelta(seconds=patience / 10):
         connection.execute(
             runs.update().where(runs.c.id == run).values(status="RUNNING", lease_until=fresh, ended_at=None, reason="")
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,10 +14,12 @@ from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.core.ids import new_id
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
+from kilter.engines.sql.grammar import COMPARE, clauses, on_text
+from kilter.engines.sql.paging import Place
 from kilter.operations.table import operation
-from kilter.tracking.filters import COMPARE, clauses, named_field, on_column, on_text
+from kilter.tracking.filters import named_field, on_column
 from kilter.tracking.liveness import require
-from kilter.tracking.orders import Place, terms_of
+from kilter.tracking.orders import terms_of
 from kilter.tracking.records import (
     Artifact,
     LoggedModel,
@@ -212,22 +214,14 @@ class LoggedModelOperations:
 
     # ------------------------------------------------------------ files
 
-    def keep_model_file(self, model: str, name: str, file: Path, digest: str, size: int) -> Artifact:
-        """Keep a file of a logged model that is on this machine's disk; the same name again replaces it.
-
-        Args:
-            model: The model.
-            name: A relative path: ``model.lgb``.
-            file: Where it lies.
-            digest: The digest of its bytes.
-            size: Its length in bytes.
+    def keep_model_written(self, model: str, name: str, digest: str, size: int) -> Artifact:
+        """Keep a file of a logged model whose bytes are in the store already; the same name again replaces it.
 
         Raises:
             NotFound: When there is no such model.
             InvalidInput: When the name climbs out of it.
         """
         kept = Artifact(name=file_name(name), digest=digest, size=size, at=self._clock.now())
-        self._objects.put_file(file, digest, size)
         with self._database.transaction() as connection:
             one_model(connection, model)
             upsert(
@@ -237,8 +231,13 @@ class LoggedModelOperations:
             )
         return kept
 
+    @operation
     def model_files(self, model: str) -> tuple[Artifact, ...]:
-        """Return the files of a logged model, by name; none when there is no such model."""
+        """Return the files of a logged model, by name; none when there is no such model.
+
+        Args:
+            model: Its id.
+        """
         chosen = sa.select(logged_files).where(logged_files.c.model == model).order_by(logged_files.c.name)
         with self._database.reading() as connection:
             return tuple(
@@ -246,19 +245,32 @@ class LoggedModelOperations:
                 for row in connection.execute(chosen)
             )
 
+    @operation
     def model_file(self, model: str, name: str) -> bytes:
         """Return the bytes of a logged model's file.
+
+        Args:
+            model: Its id.
+            name: The file's path.
 
         Raises:
             NotFound: When it has no such file.
             Damaged: When the stored bytes have another digest.
         """
-        chosen = sa.select(logged_files.c.digest).where(logged_files.c.model == model, logged_files.c.name == name)
+        return self._objects.get(self.model_entry(model, name).digest)
+
+    def model_entry(self, model: str, name: str) -> Artifact:
+        """Return what is known of a logged model's file without reading it.
+
+        Raises:
+            NotFound: When it has no such file.
+        """
+        chosen = sa.select(logged_files).where(logged_files.c.model == model, logged_files.c.name == name)
         with self._database.reading() as connection:
-            digest = connection.execute(chosen).scalar()
-        if digest is None:
+            found = connection.execute(chosen).first()
+        if found is None:
             raise NotFound(f"model {model} has no file {name!r}", where="models")
-        return self._objects.get(digest)
+        return Artifact(name=found.name, digest=found.digest, size=found.size, at=found.at)
 
     def drop_model_files(self, model: str, name: str) -> int:
         """Take a file, or all files of a folder, from a logged model, and return how many."""
@@ -267,6 +279,40 @@ class LoggedModelOperations:
             of &= (logged_files.c.name == name) | logged_files.c.name.startswith(f"{name}/", autoescape=True)
         with self._database.transaction() as connection:
             return connection.execute(logged_files.delete().where(of)).rowcount
+
+
+def make_model(
+    connection: sa.Connection,
+    identity: str,
+    *,
+    experiment: int,
+    run: str,
+    name: str,
+    type: str,  # noqa: A002 - the client's word
+    at: datetime,
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+    files: Mapping[str, Artifact],
+) -> None:
+    """Make a logged model with its files, in the caller's transaction; what was said of the same one before stays."""
+    there = connection.execute(sa.select(logged_models.c.id).where(logged_models.c.id == identity)).first()
+    row = {
+        "experiment": experiment,
+        "run": run,
+        "name": name or identity,
+        "type": type,
+        "status": "READY",
+        "message": "",
+    }
+    if there is None:
+        connection.execute(logged_models.insert().values(id=identity, created_at=at, changed_at=at, **row))
+    _say(connection, logged_params, identity, params, "param")
+    _say(connection, logged_tags, identity, tags, "tag")
+    rows = [
+        {"model": identity, "name": called, "digest": kept.digest, "size": kept.size, "at": kept.at}
+        for called, kept in files.items()
+    ]
+    upsert(connection, logged_files, rows)
 
 
 def write_model_metrics(connection: sa.Connection, model: str, found: Sequence[ModelMetric]) -> None:

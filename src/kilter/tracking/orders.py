@@ -6,9 +6,6 @@ goes on after the last one of a page (so that new runs move nothing); any other 
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,22 +14,16 @@ from typing import Any, Literal
 import msgspec
 import sqlalchemy as sa
 
-from kilter.core.digests import digest
-from kilter.core.errors import InvalidInput
-from kilter.engines.sql.types import json_text
+from kilter.engines.sql.paging import Place, unreadable, wanted
 from kilter.tracking.filters import experiment_column, named_field, run_column
 from kilter.tracking.tables import experiment_tags, experiments, params, runs, summaries, tags
+
+__all__ = ["Orders", "Place", "Term", "terms_of"]
 
 ALLOWED = (
     '"started", "ended", "name", "metrics.NAME", "params.NAME" or "tags.NAME", with "-" in front for the greatest first; '
     "several with commas between"
 )
-
-_TERM = re.compile(
-    r"""\s*(?P<minus>-?)\s*(?P<field>(?:[A-Za-z]+\.)?(?:`[^`]+`|"[^"]+"|[\w/.\-]+))(?:\s+(?P<way>asc|desc))?\s*(?:,|$)""",
-    re.VERBOSE | re.IGNORECASE,
-)
-_FARTHEST = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -56,58 +47,7 @@ def terms_of(text: str) -> tuple[Term, ...]:
     Raises:
         InvalidInput: When it can't be read.
     """
-    found: list[Term] = []
-    at = 0
-    while at < len(text):
-        match = _TERM.match(text, at)
-        if match is None or (match["minus"] and match["way"]):
-            raise InvalidInput(f"can't read the order {text[at : at + 40]!r}", where="order", allowed=ALLOWED)
-        kind, name = named_field(match["field"])
-        found.append(Term(kind, name, bool(match["minus"]) or (match["way"] or "").lower() == "desc"))
-        at = match.end()
-    return tuple(found)
-
-
-class Place:
-    """Where a page ends, as an opaque text.
-
-    Args:
-        order: What the pages are in the order of: a place in one order means nothing in another.
-    """
-
-    def __init__(self, order: str) -> None:
-        self._name = digest(order.encode())[:12]
-
-    def start(self, cursor: str | None) -> int:
-        """Return how many come before a cursor.
-
-        Raises:
-            InvalidInput: When it can't be read, or is of another order.
-        """
-        if cursor is None:
-            return 0
-        found = self.read(cursor)
-        if not isinstance(found, int) or not 0 <= found <= _FARTHEST:
-            raise _unreadable()
-        return found
-
-    def cursor(self, place: object) -> str:
-        """Return a place as a text."""
-        return base64.urlsafe_b64encode(json_text([self._name, place]).encode()).decode()
-
-    def read(self, cursor: str) -> Any:
-        """Return the place that a text says.
-
-        Raises:
-            InvalidInput: When it can't be read, or is of another order.
-        """
-        try:
-            name, place = msgspec.json.decode(base64.urlsafe_b64decode(cursor.encode()), type=tuple[str, Any])
-        except (ValueError, TypeError, binascii.Error, msgspec.MsgspecError) as error:
-            raise _unreadable() from error
-        if name != self._name:
-            raise InvalidInput("the cursor is of another order", where="cursor", fix="start again without one")
-        return place
+    return tuple(Term(*named_field(one.field), one.descending) for one in wanted(text, ALLOWED))
 
 
 class Orders:
@@ -183,15 +123,11 @@ class Orders:
         try:
             return msgspec.convert(self._place.read(cursor), tuple[datetime, str], strict=False)
         except msgspec.ValidationError:
-            raise _unreadable() from None
+            raise unreadable() from None
 
 
 def _is_time(term: Term) -> bool:
     return not term.kind and term.name == "started_at"
-
-
-def _unreadable() -> InvalidInput:
-    return InvalidInput("the cursor can't be read", where="cursor", fix="start again without one")
 
 
 def _joined(query: sa.Select[Any], term: Term) -> tuple[sa.Select[Any], sa.ColumnElement[Any]]:

@@ -251,3 +251,72 @@ class ExperimentRuns(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     runs: int
     newest: datetime
+
+
+class NamedColumn(msgspec.Struct, frozen=True, kw_only=True):
+    """A param, metric or tag that runs have.
+
+    Args:
+        name: Its name.
+        runs: How many runs have it.
+        values: How many different values it has.
+    """
+
+    name: str
+    runs: int
+    values: int
+
+
+class ColumnNames(msgspec.Struct, frozen=True, kw_only=True):
+    """What a table of runs can show."""
+
+    params: tuple[NamedColumn, ...]
+    metrics: tuple[NamedColumn, ...]
+    tags: tuple[NamedColumn, ...]
+
+
+class RunRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as a line of a table.
+
+    Args:
+        id: Its id.
+        name: What people call it.
+        status: How it stands.
+        started_at: When it began.
+        ended_at: When it ended, or None.
+        deleted: It was put away.
+        parent: The run that it belongs under, or empty.
+        children: How many runs that fit belong under it.
+        cells: A value for each column that was asked for, or None.
+    """
+
+    id: str
+    name: str
+    status: Status
+    started_at: datetime
+    ended_at: datetime | None
+    deleted: bool = False
+    parent: str = ""
+    children: int = 0
+    cells: tuple[Any, ...] = ()
+
+
+class RunRows(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a table of runs; ``total`` is the length of the whole."""
+
+    total: int
+    rows: tuple[RunRow, ...]
+
+
+class RunGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs with the same value of a field.
+
+    Args:
+        value: The value as it is stored, which is JSON for a param; None for runs without one.
+        runs: How many there are.
+        cells: For each column mean, least and greatest, or None where it is not a metric.
+    """
+
+    value: str | None
+    runs: int
+    cells: tuple[tuple[float | None, float | None, float | None] | None, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,24 +16,28 @@ from kilter.core.ids import new_id
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
 from kilter.operations.table import operation
-from kilter.tracking.artifacts import ArtifactOperations
+from kilter.tracking.bulk import write_columns
 from kilter.tracking.experiments import ExperimentOperations, join_experiment
 from kilter.tracking.filters import View, condition, viewed
 from kilter.tracking.inputs import InputOperations
 from kilter.tracking.liveness import LEASE_SECONDS, SILENT, alive, lease, require
-from kilter.tracking.logged_models import LoggedModelOperations, write_model_metrics
+from kilter.tracking.logged_models import write_model_metrics
 from kilter.tracking.orders import Orders
+from kilter.tracking.points import Series, has_blocks, points_of, series, thin
+from kilter.tracking.projection import ProjectionOperations
 from kilter.tracking.records import ExperimentRuns, MetricPoint, ModelMetric, Run, RunPage, Status, spelled
 from kilter.tracking.rows import filled, one_run, restored
 from kilter.tracking.tables import metrics, runs, tags, writes
+from kilter.tracking.uploads import UploadOperations
 from kilter.tracking.writing import write_metrics, write_params, write_tags
 
 _MOST = 50_000
 _LONGEST_PATIENCE = 30 * 86400.0
+_ID = re.compile(r"^run_[0-9a-z]{20}$")
 _DONE: tuple[Status, ...] = ("FINISHED", "FAILED", "INTERRUPTED")
 
 
-class RunService(ExperimentOperations, ArtifactOperations, InputOperations, LoggedModelOperations):
+class RunService(ExperimentOperations, InputOperations, UploadOperations, ProjectionOperations):
     """Experiments, runs, their parameters, metrics and files.
 
     Args:
@@ -66,6 +71,7 @@ class RunService(ExperimentOperations, ArtifactOperations, InputOperations, Logg
         key: str = "",
         started_at: datetime | None = None,
         patience: float = LEASE_SECONDS,
+        id: str = "",  # noqa: A002 - what it is called everywhere
     ) -> Run:
         """Start a run.
 
@@ -83,9 +89,10 @@ class RunService(ExperimentOperations, ArtifactOperations, InputOperations, Logg
             key: Idempotency key: the same key gives the run that it gave the first time.
             started_at: When it began; now, if not said.
             patience: Seconds after its last sign of life from which it counts as interrupted.
+            id: Its id, when the client has made one because it started while the store was away; the same id again gives that run.
 
         Raises:
-            InvalidInput: When a name can't be used or JSON can't say a parameter.
+            InvalidInput: When a name or an id can't be used or JSON can't say a parameter.
             Conflict: When the experiment is deleted.
         """
         if not 1.0 <= patience <= _LONGEST_PATIENCE:
@@ -95,9 +102,13 @@ class RunService(ExperimentOperations, ArtifactOperations, InputOperations, Logg
                 known = connection.execute(sa.select(runs.c.id).where(runs.c.key == key)).scalar()
                 if known is not None:
                     return one_run(connection, known)
+            if id:
+                _check_id(id)
+                if connection.execute(sa.select(runs.c.id).where(runs.c.id == id)).first() is not None:
+                    return one_run(connection, id)
             join_experiment(connection, self._clock, experiment)
             began = started_at or self._clock.now()
-            identity = new_id("run", began)
+            identity = id or new_id("run", began)
             connection.execute(
                 runs.insert().values(
                     id=identity,
@@ -181,6 +192,28 @@ class RunService(ExperimentOperations, ArtifactOperations, InputOperations, Logg
         """
         self._log(run, points, params or {}, tags or {}, key=key, late=True, of_models=of_models or {})
 
+    @operation(writes=True, key="key")
+    def log_columns(self, run: str, names: Sequence[str], counts: Sequence[int], data: bytes, key: str) -> None:
+        """Add many points to a run's metrics at once, all or none; also after its end, when they come late.
+
+        Args:
+            run: The run.
+            names: The metrics, each once.
+            counts: How many points each has.
+            data: The columns of steps (64-bit integers), values (doubles) and times (64-bit integers, microseconds since 1970),
+                little-endian; in each column the points of the first metric, then those of the next.
+            key: Idempotency key: a batch is added once per key.
+
+        Raises:
+            InvalidInput: When the parts do not fit each other.
+            Conflict: When the run is deleted.
+        """
+        with self._database.transaction() as connection:
+            if not self._first(connection, run, key):
+                return
+            alive(connection, run, self._wall, late=True)
+            write_columns(connection, run, names, counts, data)
+
     def _log(
         self,
         run: str,
@@ -262,8 +295,14 @@ class RunService(ExperimentOperations, ArtifactOperations, InputOperations, Logg
             connection.execute(runs.update().where(of).values(deleted_at=deleted_at))
 
     @operation(writes=True)
-    def finish(self, run: str, status: Status = "FINISHED", reason: str = "") -> Run:
+    def finish(self, run: str, status: Status = "FINISHED", reason: str = "", ended_at: datetime | None = None) -> Run:
         """End a run; ending it again with the same status changes nothing.
+
+        Args:
+            run: The run.
+            status: How it ended.
+            reason: Why.
+            ended_at: When it ended; now, if not said.
 
         Raises:
             Conflict: When it has ended otherwise. A run that was taken for dead may still finish or fail.
@@ -278,7 +317,7 @@ class RunService(ExperimentOperations, ArtifactOperations, InputOperations, Logg
                 connection.execute(
                     runs.update()
                     .where(runs.c.id == run)
-                    .values(status=status, reason=reason, ended_at=self._clock.now())
+                    .values(status=status, reason=reason, ended_at=ended_at or self._clock.now())
                 )
             return one_run(connection, run)
 
@@ -408,6 +447,8 @@ class RunService(ExperimentOperations, ArtifactOperations, InputOperations, Logg
         )
         with self._database.reading() as connection:
             require(connection, run)
+            if has_blocks(connection, run, name):
+                return points_of(name, thin(series(connection, run, name), points, first, last))
             count, least, greatest = connection.execute(
                 sa.select(sa.func.count(), sa.func.min(metrics.c.step), sa.func.max(metrics.c.step)).where(of)
             ).one()
@@ -441,6 +482,10 @@ class RunService(ExperimentOperations, ArtifactOperations, InputOperations, Logg
             query = query.where(metrics.c.step > after)
         with self._database.reading() as connection:
             require(connection, run)
+            if has_blocks(connection, run, name):
+                every = series(connection, run, name)
+                begin = skip + (0 if after is None else int(every.steps.searchsorted(after, "right")))
+                return points_of(name, Series(*(column[begin : begin + limit] for column in every)))
             rows = connection.execute(query.order_by(metrics.c.step, metrics.c.id).offset(skip).limit(limit)).all()
         return tuple(
             MetricPoint(name=name, value=spelled(restored(value)), step=step, at=at) for value, step, at in rows
@@ -456,3 +501,10 @@ class RunService(ExperimentOperations, ArtifactOperations, InputOperations, Logg
             require(connection, run)
             return False
         return True
+
+
+def _check_id(identity: str) -> None:
+    if not _ID.match(identity):
+        raise InvalidInput(
+            f"{identity[:60]!r} can't be a run's id", where="id", allowed="run_ and 20 letters and digits"
+        )

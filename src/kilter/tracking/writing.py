@@ -7,26 +7,70 @@ import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from kilter.core.errors import Conflict, InvalidInput
-from kilter.engines.sql.types import json_text
+from kilter.engines.sql.prepared import Prepared
+from kilter.engines.sql.types import json_text, moment
+from kilter.tracking.points import has_blocks, there
 from kilter.tracking.records import MetricPoint
 from kilter.tracking.rows import stored
 from kilter.tracking.tables import metrics, params, summaries, tags
 
 _NAME = re.compile(r"^(?=.*\S)[\w ./@:+%()\-]{1,250}$")
-_INSERT = metrics.insert()
-_KNOWN = sa.select(summaries).where(
-    summaries.c.run == sa.bindparam("run"), summaries.c.name.in_(sa.bindparam("names", expanding=True))
+_POINT = ["run", "name", "step", "value", "at"]
+_INSERT = Prepared(
+    metrics.insert().values({name: sa.bindparam(f"its_{name}") for name in _POINT}).inline(),
+    [f"its_{name}" for name in _POINT],
+    plain=["its_value", "its_at"],
 )
-_UPDATE = summaries.update().where(
-    summaries.c.run == sa.bindparam("its_run"), summaries.c.name == sa.bindparam("its_name")
+_SUMMARY = ["points", "last", "last_step", "least", "greatest", "last_at"]
+_KNOWN = Prepared(
+    sa.select(*(summaries.c[name] for name in _SUMMARY)).where(
+        summaries.c.run == sa.bindparam("run"), summaries.c.name == sa.bindparam("name")
+    ),
+    ["run", "name"],
 )
+_PLAIN = ["its_last", "its_least", "its_greatest", "its_last_at"]
+_SUMMARISE = Prepared(
+    summaries.insert().values({name: sa.bindparam(f"its_{name}") for name in [*_SUMMARY, "run", "name"]}).inline(),
+    [f"its_{name}" for name in [*_SUMMARY, "run", "name"]],
+    plain=_PLAIN,
+)
+_UPDATE = Prepared(
+    summaries.update()
+    .where(summaries.c.run == sa.bindparam("its_run"), summaries.c.name == sa.bindparam("its_name"))
+    .values({name: sa.bindparam(f"its_{name}") for name in _SUMMARY}),
+    [f"its_{name}" for name in [*_SUMMARY, "run", "name"]],
+    plain=_PLAIN,
+)
+
+
+_BETWEEN = Prepared(
+    sa.select(metrics.c.step, metrics.c.value, metrics.c.at).where(
+        metrics.c.run == sa.bindparam("run"),
+        metrics.c.name == sa.bindparam("name"),
+        metrics.c.step.between(sa.bindparam("first"), sa.bindparam("last")),
+    ),
+    ["run", "name", "first", "last"],
+)
+_Row: TypeAlias = tuple[str, str, int, float | None, Any]
+"""A point as the driver has it: run, name, step, value, time."""
+
+
+class _Summary(NamedTuple):
+    """A metric in one line, as the driver has it."""
+
+    points: int
+    last: float | None
+    last_step: int
+    least: float | None
+    greatest: float | None
+    last_at: Any
 
 
 def check_name(name: str, what: str) -> None:
@@ -123,77 +167,73 @@ def write_metrics(
     by_name: dict[str, list[MetricPoint]] = {}
     for point in points:
         by_name.setdefault(point.name, []).append(point)
+    known: dict[str, _Summary] = {}
     for name in by_name:
         check_name(name, "metric")
-    known = {row.name: row for row in connection.execute(_KNOWN, {"run": run, "names": list(by_name)})}
-    if once:
-        by_name = _new(connection, run, by_name, known)
-    rows = [
-        {"run": run, "name": point.name, "step": point.step, "value": stored(point.number), "at": point.at or now}
-        for batch in by_name.values()
-        for point in batch
-    ]
+        if (found := _KNOWN.first(connection, run, name)) is not None:
+            known[name] = _Summary(*found)
+    rows: list[_Row] = []
+    for name, batch in _rows(connection, run, by_name, now).items():
+        new = _unknown(connection, batch, known[name].last_step) if once and name in known else batch
+        if new:
+            _summarise(connection, new, known.get(name))
+            rows += new
     if rows:
-        connection.execute(_INSERT, rows)
-        _summarise(connection, run, by_name, known, now)
+        _INSERT.many(connection, rows)
 
 
-def _new(
-    connection: sa.Connection,
-    run: str,
-    by_name: Mapping[str, list[MetricPoint]],
-    known: Mapping[str, sa.Row[Any]],
-) -> dict[str, list[MetricPoint]]:
-    """Return the points that are not there yet; a metric that only moves on to later steps is not looked at."""
-    found: dict[str, list[MetricPoint]] = {}
+def _rows(
+    connection: sa.Connection, run: str, by_name: Mapping[str, list[MetricPoint]], now: datetime
+) -> dict[str, list[_Row]]:
+    """Return points as the driver has them; each moment is put into its form once."""
+    times: dict[datetime | None, Any] = {None: moment(now, connection.dialect)}
+    found: dict[str, list[_Row]] = {}
     for name, batch in by_name.items():
-        steps = [point.step for point in batch]
-        if name in known and min(steps) <= known[name].last_step:
-            between = metrics.c.step.between(min(steps), max(steps))
-            of = (metrics.c.run == run) & (metrics.c.name == name) & between
-            rows = connection.execute(sa.select(metrics.c.step, metrics.c.value, metrics.c.at).where(of))
-            there = {tuple(row) for row in rows}
-            batch = [point for point in batch if (point.step, stored(point.number), point.at) not in there]  # noqa: PLW2901
-        if batch:
-            found[name] = batch
+        rows = found[name] = []
+        for point in batch:
+            at = times.get(point.at)
+            if at is None and point.at is not None:
+                at = times[point.at] = moment(point.at, connection.dialect)
+            rows.append((run, name, point.step, stored(float(point.value)), at))
     return found
+
+
+def _unknown(connection: sa.Connection, rows: list[_Row], last_step: int) -> list[_Row]:
+    """Return the rows of a metric that are not there yet; one that only moves on to later steps is not looked at."""
+    steps = [row[2] for row in rows]
+    least = min(steps)
+    if least > last_step:
+        return rows
+    run, name, *_ = rows[0]
+    present = {tuple(found) for found in _BETWEEN.all(connection, run, name, least, max(steps))}
+    if has_blocks(connection, run, name):
+        present |= {
+            (step, value, moment(at, connection.dialect))
+            for step, value, at in there(connection, run, name, least, max(steps))
+        }
+    return [row for row in rows if row[2:] not in present]
 
 
 def _summarise(
     connection: sa.Connection,
-    run: str,
-    by_name: Mapping[str, list[MetricPoint]],
-    known: Mapping[str, sa.Row[Any]],
-    now: datetime,
+    rows: Sequence[_Row],
+    before: _Summary | None,
 ) -> None:
-    new: list[dict[str, Any]] = []
-    changed: list[dict[str, Any]] = []
-    for name, batch in by_name.items():
-        before = known.get(name)
-        newest = batch[0]
-        for point in batch:  # the newest of a step is the one written last
-            newest = point if point.step >= newest.step else newest
-        finite = [number for number in (point.number for point in batch) if math.isfinite(number)]
-        if before is not None:
-            finite.extend(value for value in (before.least, before.greatest) if value is not None)
-        values: dict[str, Any] = {
-            "points": len(batch) + (0 if before is None else before.points),
-            "least": min(finite, default=None),
-            "greatest": max(finite, default=None),
-            "last": stored(newest.number),
-            "last_step": newest.step,
-            "last_at": newest.at or now,
-        }
-        if before is not None and newest.step < before.last_step:
-            values |= {"last": before.last, "last_step": before.last_step, "last_at": before.last_at}
-        if before is None:
-            new.append({"run": run, "name": name, **values})
-        else:
-            changed.append({"its_run": run, "its_name": name, **values})
-    if new:
-        connection.execute(summaries.insert(), new)
-    if changed:
-        connection.execute(_UPDATE, changed)
+    """Bring a metric's one line up to date with new rows."""
+    run, name, *_ = newest = rows[0]
+    for row in rows:  # the newest of a step is the one written last
+        newest = row if row[2] >= newest[2] else newest
+    finite = [value for *_, value, _ in rows if value is not None and math.isfinite(value)]
+    if before is not None:
+        finite.extend(value for value in (before.least, before.greatest) if value is not None)
+    least, greatest = min(finite, default=None), max(finite, default=None)
+    points, last, last_step, last_at = len(rows), newest[3], newest[2], newest[4]
+    if before is None:
+        _SUMMARISE.run(connection, points, last, last_step, least, greatest, last_at, run, name)
+        return
+    if last_step < before.last_step:
+        last, last_step, last_at = before.last, before.last_step, before.last_at
+    _UPDATE.run(connection, points + before.points, last, last_step, least, greatest, last_at, run, name)
 
 
 def _spelled_number(text: str) -> float | None:

@@ -26,7 +26,7 @@ class Room:
         assert kind in {None, "a", "b"}
         return [Point(limit, "" if at is None else at.isoformat())]
 
-    @operation(writes=True, role="owner")
+    @operation(writes=True, role="admin")
     def put(self, point: Point, tags: dict[str, int] | None = None, names: list[str] | None = None) -> int:
         """Keep a point."""
         return point.x + sum((tags or {}).values()) + len(names or [])
@@ -49,7 +49,7 @@ def test_what_is_said_about_an_operation(registry):
     assert [found.name for found in registry] == ["room.list", "room.put"]
     reading, writing = registry
     assert (reading.summary, reading.writes, reading.role, reading.plain) == ("Return points.", False, "viewer", True)
-    assert (writing.writes, writing.role, writing.plain, writing.path) == (True, "owner", False, "/api/v1/room/put")
+    assert (writing.writes, writing.role, writing.plain, writing.path) == (True, "admin", False, "/api/v1/room/put")
     assert reading.result == list[Point]
 
 

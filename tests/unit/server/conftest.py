@@ -55,7 +55,7 @@ class Notes:
         self.kept.append(note)
         return len(self.kept)
 
-    @operation(writes=True, role="owner")
+    @operation(writes=True, role="admin")
     def judge(self, name: str) -> None:
         """Refuse a note."""
         raise GateRefused("the gate said no", where=name)
@@ -96,7 +96,7 @@ class Client:
 
 
 def access(**changes) -> Access:
-    fields = {"host": "127.0.0.1", "port": 8700, "tokens": {"owner": TOKEN, "viewer": VIEWER}}
+    fields = {"host": "127.0.0.1", "port": 8700, "tokens": {"admin": TOKEN, "viewer": VIEWER}}
     return Access(**(fields | changes))
 
 

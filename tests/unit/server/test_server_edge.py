@@ -118,7 +118,7 @@ def test_a_viewer_reads_and_writes_nothing(client):
         body = msgspec.json.encode({"note": {"name": "a", "size": 1}})
         refused = await client.send("POST", "/api/v1/notes/add", token=VIEWER, body=body)
         assert refused.status_code == 403
-        assert refused.json()["allowed"] == "operator"
+        assert refused.json()["allowed"] == "editor"
         # An open page's reader has no more rights than a viewer, and no way to the API.
         assert (await client.send("POST", "/api/v1/notes/add", token=None, body=body)).status_code == 401
         assert (await client.send("GET", "/api/v1/notes/list", token=None)).status_code == 401

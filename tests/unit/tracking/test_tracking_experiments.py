@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from kilter.tracking.orders import Orders, terms_of
 from kilter.tracking.records import DatasetInput, MetricPoint, ModelMetric, ModelUse
 from kilter.tracking.service import RunService
 from kilter.tracking.tables import experiments
+from kilter.tracking.transfer import send_file
 
 
 @pytest.fixture
@@ -199,11 +199,11 @@ def test_inputs_and_logged_models(runs: RunService, tmp_path: Path) -> None:
     assert runs.get(run.id).metric("b") is None  # all or none
     file = tmp_path / "model.bin"
     file.write_bytes(b"weights")
-    kept = runs.keep_model_file(model.id, "a/model.bin", file, blake3(b"weights").hexdigest(), 7)
+    kept = send_file(runs, file, name="a/model.bin", model=model.id)
     assert runs.model_files(model.id) == (kept,)
     assert runs.model_file(model.id, "a/model.bin") == b"weights"
     with pytest.raises(InvalidInput, match="file's name"):
-        runs.keep_model_file(model.id, "../x", file, kept.digest, 7)
+        send_file(runs, file, name="../x", model=model.id)
     ready = runs.change_logged_model(model.id, "READY", tags={"t": "2"})
     assert (ready.status, ready.tags, ready.metrics[0].point) == ("READY", {"t": "2"}, point)
     with pytest.raises(Conflict, match="already"):

@@ -33,7 +33,7 @@ def test_two_lines_track_a_run(tmp_path: Path) -> None:
     found = runs.get(run.id)
     assert (found.experiment, found.status, found.seed) == ("notebook", "FINISHED", 3)
     assert found.params == {"trees": 80, "leaves": 31}
-    assert found.tags == {"team": "ops"}
+    assert found.tags["team"] == "ops"
     assert [point.step for point in runs.metrics(run.id, "loss")] == list(range(1200))
     assert found.metric("auc") == 0.7
     assert {"environment.lock", "plot.txt"} <= {kept.name for kept in found.artifacts}

@@ -191,7 +191,8 @@ def _open_sqlite(url: sa.URL, where: str, busy_seconds: float) -> tuple[sa.Engin
             f"the store can't be opened: {error.strerror}", where=str(path), fix="check the folder and its rights"
         ) from error
     arguments = {"timeout": busy_seconds, "isolation_level": None, "check_same_thread": False}
-    writing = sa.create_engine(url.set(drivername="sqlite+pysqlite"), connect_args=arguments)
+    # Each transaction that writes ends by itself, whatever happens: rolling back once more when its connection is put away is idle.
+    writing = sa.create_engine(url.set(drivername="sqlite+pysqlite"), connect_args=arguments, pool_reset_on_return=None)
     reading = sa.create_engine(url.set(drivername="sqlite+pysqlite"), connect_args=arguments)
 
     def prepare(connection: sqlite3.Connection, _record: object) -> None:

@@ -32,18 +32,22 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
         """Return what the database is given."""
-        if value is None:
-            return None
-        moment = utc(value)
-        return moment if dialect.name == "postgresql" else f"{moment.isoformat(timespec='microseconds')[:26]}Z"
+        return None if value is None else moment(value, dialect)
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002 -- SQLAlchemy's signature
         """Return what the caller gets."""
-        if value is None:
-            return None
-        if isinstance(value, str):
-            return datetime.fromisoformat(value)
-        return utc(value)
+        return None if value is None else moment_of(value)
+
+
+def moment(value: datetime, dialect: sa.Dialect) -> Any:
+    """Return a moment as a dialect's driver is given it."""
+    found = utc(value)
+    return found if dialect.name == "postgresql" else f"{found.isoformat(timespec='microseconds')[:26]}Z"
+
+
+def moment_of(value: Any) -> datetime:
+    """Return the moment that a dialect's driver gave."""
+    return datetime.fromisoformat(value) if isinstance(value, str) else utc(value)
 
 
 class Json(TypeDecorator[Any]):

@@ -22,6 +22,7 @@ from kilter.loop.declaration.policy_checks import (
     check_windows,
 )
 from kilter.loop.declaration.spec import Declared
+from kilter.loop.declaration.tune_checks import check_tune
 from kilter.loop.declare import ApprovalRule, Batch, Environment, Retrain
 from kilter.monitoring.declare import Monitor
 from kilter.release.declare import Canary, Freeze, Shadow
@@ -122,6 +123,7 @@ _PARTS: tuple[Callable[[Faults], None], ...] = (
     check_monitors,
     check_retrain,
     check_batches,
+    check_tune,
     _rest,
     check_label,
 )

@@ -123,7 +123,7 @@ def packaged(
 ) -> Parts:
     """Return the bundle of a fitted model without keeping it anywhere; see :func:`deploy`."""
     first = model.steps[0].model if isinstance(model, graph.Graph) else model
-    read: Example = read_example(example, first)
+    read: Example = example if isinstance(example, Example) else read_example(example, first)
     if isinstance(model, graph.Graph):
         model, named = graph.as_model(model, read, _step)
         outputs = outputs or named

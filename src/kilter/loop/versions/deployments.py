@@ -89,6 +89,11 @@ class DeploymentService:
         self._clock = clock
         self._run = run
 
+    @property
+    def objects(self) -> ObjectStore:
+        """Where bundles are kept."""
+        return self._objects
+
     @operation(writes=True, repeatable=True)
     def keep(self, data: bytes) -> str:
         """Keep a piece of a model that is too large to be sent at once; return the digest to name it by.
@@ -180,7 +185,7 @@ class DeploymentService:
             self._journal.append(connection, "Deployed", version.reference, data, at=now)
         return self._deployed(version, generation, parts.manifest)
 
-    @operation(role="operator")
+    @operation(role="editor")
     def bundle(self, name: str) -> Manifest:
         """Return a bundle's manifest.
 
@@ -189,7 +194,7 @@ class DeploymentService:
         """
         return fetch(name, self._objects).manifest
 
-    @operation(role="operator")
+    @operation(role="editor")
     def file(self, bundle: str, part: Literal["model", "example", "explainer"], start: int = 0) -> bytes:
         """Return eight megabytes of a bundle's file, or what is left of it; nothing after its end.
 

@@ -20,9 +20,10 @@ from kilter.packaging.export.js_source import js_files
 from kilter.packaging.export.kubernetes import kserve_files, kubernetes_files
 from kilter.packaging.export.platform import Sizing, check_sizing
 from kilter.packaging.export.source import code_of, test_vector
+from kilter.packaging.mlmodel.writing import mlmodel_folder, whole
 from kilter.registry.service import split_reference
 
-Target = Literal["c", "js", "container", "kubernetes", "kserve", "sagemaker", "vertex", "azure"]
+Target = Literal["c", "js", "container", "kubernetes", "kserve", "sagemaker", "vertex", "azure", "mlflow"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 
@@ -86,6 +87,12 @@ def export(
         code = code_of(parts, name, title)
         tolerance = code.tolerance
         files = {**(c_files(code) if target == "c" else js_files(code)), "test_vector.json": test_vector(code)}
+    elif target == "mlflow":
+        files = whole(
+            mlmodel_folder(
+                parts.manifest, lambda: parts.model, lambda: parts.example, reference=version.reference, at=version.at
+            )
+        )
     else:
         endpoint = Exposed(name=name, version=version.version, bundle=bundle, fallback=_fallback(kilter, name))
         files = _platform(target, parts, endpoint, title, sizing, lock)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kilter.core.errors import Conflict, NotFound
+from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.server.mlflow.fields import Fields
 from kilter.server.mlflow.limits import EXPERIMENT_NAME, EXPERIMENT_TAG, check_key, check_length
 from kilter.server.mlflow.problems import EXISTS, INVALID, MISSING, Refused
+from kilter.server.mlflow.words import in_mlflows_words
 from kilter.tracking.filters import View
 from kilter.tracking.records import Experiment
 from kilter.tracking.service import RunService
@@ -24,6 +25,8 @@ _VIEWS: dict[str, View] = {
     "ALL": "all",
 }
 _LISTED = 50_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _PAGE = 10_000
 
 
@@ -107,15 +110,18 @@ class Experiments:
         if limit > _LISTED:
             raise Refused(
                 INVALID,
-                f"Invalid value {limit} for parameter 'max_results' supplied. It must be a positive integer not greater than {_LISTED}.",
+                f"Invalid value {limit} for parameter 'max_results' supplied. It must be at most {_LISTED}",
             )
-        page = self._runs.search_experiments(
-            filter=fields.text("filter"),
-            order=",".join(fields.texts("order_by")),
-            view=view_of(fields, "view_type"),
-            limit=min(limit, _PAGE),
-            cursor=fields.text("page_token") or None,
-        )
+        try:
+            page = self._runs.search_experiments(
+                filter=fields.text("filter"),
+                order=",".join(fields.texts("order_by")),
+                view=view_of(fields, "view_type"),
+                limit=min(limit, _PAGE),
+                cursor=fields.text("page_token") or None,
+            )
+        except InvalidInput as error:
+            raise in_mlflows_words(error) from None
         answer: dict[str, Any] = {"experiments": [shown(one) for one in page.experiments]}
         return answer if page.cursor is None else {**answer, "next_page_token": page.cursor}
 
@@ -152,13 +158,14 @@ def shown(experiment: Experiment) -> dict[str, Any]:
         "lifecycle_stage": "active" if experiment.deleted_at is None else "deleted",
         "last_update_time": millis(experiment.changed_at),
         "creation_time": millis(experiment.created_at),
+        "workspace": "default",
         "tags": [{"key": name, "value": value} for name, value in experiment.tags.items()],
     }
 
 
 def millis(moment: datetime) -> int:
     """Return a moment as milliseconds since 1970."""
-    return int(moment.timestamp() * 1000)
+    return (moment - EPOCH) // _MILLISECOND  # a float of seconds is a millisecond off now and then
 
 
 def view_of(fields: Fields, name: str) -> View:

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import msgspec
 
-from kilter.core.errors import Forbidden
+from kilter.llm.datasets import EvaluationDatasetService
+from kilter.llm.service import TraceService
+from kilter.operations.identity import Identity, asked_by
 from kilter.operations.table import ROLES, Role
+from kilter.registry.service import ModelService
 from kilter.server.api import body_of, read_object
-from kilter.server.edge import REQUEST, ROLE, Receive, Scope, Send
-from kilter.server.mlflow.artifacts import PROXY, Artifacts
+from kilter.server.edge import IDENTITY, REQUEST, Receive, Scope, Send
+from kilter.server.mlflow.artifacts import PRESIGNED, PROXY, Artifacts, Broken
 from kilter.server.mlflow.experiments import Experiments
+from kilter.server.mlflow.exported import Exported
 from kilter.server.mlflow.fields import Fields, Query
+from kilter.server.mlflow.hot import Hot
+from kilter.server.mlflow.llm import READING, calls_of_3, traces_of_2
 from kilter.server.mlflow.models import Models
+from kilter.server.mlflow.multipart import MULTIPART
 from kilter.server.mlflow.problems import Refused, answer_of
 from kilter.server.mlflow.runs import Runs
+from kilter.server.mlflow.versions import registry_calls
 from kilter.server.pool import Pool
 from kilter.server.problems import WrongMethod, known
+from kilter.server.targets import Targets
 from kilter.tracking.service import RunService
 
 VERSION = "3.18.0"
@@ -28,10 +38,14 @@ VERSION = "3.18.0"
 
 Call = Callable[..., dict[str, Any]]
 
+_ANYBODY = Identity()
 _API = "/api/2.0/mlflow"
+_API_3 = "/api/3.0/mlflow"
 _JSON = (b"content-type", b"application/json")
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
-_READING = frozenset({"/experiments/search", "/runs/search", "/logged-models/search"})
+_READING = frozenset(
+    {"/experiments/search", "/runs/search", "/logged-models/search", "/registered-models/get-latest-versions"}
+)
 """What is posted and yet only read."""
 
 
@@ -65,10 +79,11 @@ class Table:
         raise Refused("ENDPOINT_NOT_FOUND", f"There is nothing at {_API}{path[:200]}")
 
 
-def table(runs: RunService, artifacts: Artifacts) -> Table:
-    """Return the table of MLflow's calls."""
-    about = Experiments(runs)
-    of, models = Runs(runs, about), Models(runs, about)
+def table(
+    runs: RunService, about: Experiments, of: Runs, artifacts: Artifacts, registry: ModelService | None = None
+) -> Table:
+    """Return the table of MLflow's calls; those about the registry, where there is one."""
+    models = Models(runs, about)
     return Table(
         {
             "/experiments/create": {"POST": about.create},
@@ -104,6 +119,7 @@ def table(runs: RunService, artifacts: Artifacts) -> Table:
             "/logged-models/{id}/tags": {"PATCH": models.set_tags},
             "/logged-models/{id}/tags/{key}": {"DELETE": models.delete_tag},
             "/logged-models/{id}/artifacts/directories": {"GET": models.files},
+            **({} if registry is None else registry_calls(registry, runs)),
         }
     )
 
@@ -112,7 +128,7 @@ _INFO = {
     "store_type": "SqlStore",
     "workspaces_enabled": False,
     "trace_archival_enabled": False,
-    "multipart_uploads_enabled": False,
+    "multipart_uploads_enabled": True,
     "multipart_downloads_enabled": False,
     "presigned_upload_run_id_supported": False,
     "presigned_upload_model_id_supported": False,
@@ -120,18 +136,45 @@ _INFO = {
 }
 
 
+@dataclass(frozen=True)
+class Rooms:
+    """The rooms that MLflow's wire speaks for.
+
+    Args:
+        runs: Experiments and runs.
+        models: The registry.
+        traces: Traces of applications on language models.
+        datasets: Datasets that they are judged by.
+        exported: Registered versions as MLflow models.
+    """
+
+    runs: RunService
+    models: ModelService | None = None
+    traces: TraceService | None = None
+    datasets: EvaluationDatasetService | None = None
+    exported: Exported | None = None
+
+
 class Wire:
     """The ASGI application that speaks MLflow's wire.
 
     Args:
-        runs: The room's operations.
-        pool: Where they run.
+        rooms: What it speaks for.
+        pool: Where their operations run.
+        targets: Finds what a call is about.
     """
 
-    def __init__(self, runs: RunService, pool: Pool) -> None:
+    def __init__(self, rooms: Rooms, pool: Pool, targets: Targets) -> None:
+        runs, traces, datasets = rooms.runs, rooms.traces, rooms.datasets
         self._pool = pool
-        self._artifacts = Artifacts(runs, pool)
-        self._table = table(runs, self._artifacts)
+        self._targets = targets
+        self._artifacts = Artifacts(runs, pool, traces, rooms.exported)
+        about = Experiments(runs)
+        of = Runs(runs, about)
+        self._table = table(runs, about, of, self._artifacts, rooms.models)
+        self._of_2 = Table(traces_of_2(runs, traces) if traces is not None else {})
+        self._of_3 = Table(calls_of_3(runs, traces, datasets) if traces is not None and datasets is not None else {})
+        self._hot = Hot(of)
         self._fixed = {
             "/version": (VERSION.encode(), _TEXT),
             "/health": (b"OK", _TEXT),
@@ -142,37 +185,88 @@ class Wire:
         """Answer a call; its errors are MLflow's."""
         try:
             path, method = scope["path"], scope["method"]
-            _check_role(scope, path, _needs(path, method))
+            identity: Identity = scope.get(IDENTITY, _ANYBODY)
+            needed = _needs(path, method)
+            if ROLES.index(identity.best()) < ROLES.index(needed):
+                identity.check(needed, (), path)
             if path == PROXY or path.startswith(f"{PROXY}/"):
+                await self._check(identity, needed, path, lambda: self._targets.of_file(path[len(PROXY) :]))
                 await self._artifacts.answer(scope, path[len(PROXY) :], receive, send)
+            elif path.startswith(f"{MULTIPART}/"):
+                if not path.startswith(
+                    f"{MULTIPART}/part/"
+                ):  # whoever may begin an upload has an address for its parts
+                    await self._check(identity, needed, path, lambda: self._targets.of_file(_part_of(path)))
+                found, headers = await self._artifacts.multipart.answer(scope, path[len(MULTIPART) :], receive)
+                await reply(send, 200, msgspec.json.encode(found), [_JSON, *headers])
+            elif path.startswith(f"{PRESIGNED}/"):
+                answer = await self._artifacts.presigned(scope, path[len(PRESIGNED) :])
+                await reply(send, 200, msgspec.json.encode(answer), [_JSON])
             elif path in self._fixed:
                 body, kind = self._fixed[path]
                 await reply(send, 200, body if method != "HEAD" else b"", [kind])
             else:
-                await self._call(scope, path, receive, send)
+                await self._call(scope, path, identity, receive, send)
+        except Broken:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever happens is answered in this wire's own words
             status, body = answer_of(known(error, str(scope.get(REQUEST, ""))))
             await reply(send, status, body, [_JSON])
 
-    async def _call(self, scope: Scope, path: str, receive: Receive, send: Send) -> None:
+    async def _check(self, identity: Identity, needed: Role, path: str, names: Callable[[], tuple[str, ...]]) -> None:
+        if ROLES.index(identity.role) < ROLES.index(needed):
+            await self._pool.run(lambda: identity.check(needed, names(), path))
+
+    async def _call(self, scope: Scope, path: str, identity: Identity, receive: Receive, send: Send) -> None:
         method = scope["method"]
-        methods, parts = self._table.find(path.removeprefix(_API) if path.startswith(f"{_API}/") else "")
+        methods, parts = self._calls(path)
         call = methods.get(method)
         if call is None:
             raise WrongMethod("the path doesn't know this method", where="method", allowed=", ".join(methods))
         given = _query(scope["query_string"])
-        fields = Fields(given if method == "GET" else {**given, **read_object(await body_of(cast("Any", receive)))})
-        body = await self._pool.run(lambda: msgspec.json.encode(call(fields, *parts)))
-        await reply(send, 200, body, [_JSON])
+        content = b"" if method == "GET" else await body_of(cast("Any", receive))
+        below = path.removeprefix(_API)
+        needed = _needs(path, method)
+        allowed = ROLES.index(identity.role) >= ROLES.index(needed)
+        hot = self._hot.calls.get(below) if content and allowed and not given else None
+
+        def answer() -> bytes:
+            if hot is not None and hot(content):
+                return b"{}"
+            said = {**given, **read_object(content)}
+            if not allowed:
+                identity.check(needed, self._targets.of_wire(below, said, parts), path)
+            with asked_by(identity):
+                return msgspec.json.encode(call(Fields(said, by=_who(identity), host=_host(scope)), *parts))
+
+        await reply(send, 200, await self._pool.run(answer), [_JSON])
+
+    def _calls(self, path: str) -> tuple[Mapping[str, Call], tuple[str, ...]]:
+        if path.startswith(f"{_API_3}/"):
+            return self._of_3.find(path.removeprefix(_API_3))
+        of_traces = path.startswith(f"{_API}/traces/")
+        return (self._of_2 if of_traces else self._table).find(
+            path.removeprefix(_API) if path.startswith(f"{_API}/") else ""
+        )
+
+
+def _who(identity: Identity) -> str:
+    """Return who calls, for the registry's history; of a token of the store, its role."""
+    return identity.name or f"{identity.role} (MLflow client)"
+
+
+def _host(scope: Scope) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"), "")
+
+
+def _part_of(path: str) -> str:
+    """Return which file an upload in parts is of: it stands behind the verb."""
+    return path[len(MULTIPART) :].strip("/").partition("/")[2]
 
 
 def _needs(path: str, method: str) -> Role:
-    return "viewer" if method in {"GET", "HEAD"} or path.removeprefix(_API) in _READING else "operator"
-
-
-def _check_role(scope: Scope, path: str, needed: Role) -> None:
-    if ROLES.index(scope.get(ROLE, "viewer")) < ROLES.index(needed):
-        raise Forbidden("the token's role doesn't allow this call", where=path, allowed=needed)
+    rest = path.removeprefix(_API_3).removeprefix(_API)
+    return "viewer" if method in {"GET", "HEAD"} or rest in _READING or rest in READING else "editor"
 
 
 async def reply(send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:

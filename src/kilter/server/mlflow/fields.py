@@ -5,6 +5,7 @@ Its server reads requests as Protocol Buffers in JSON: whole numbers may come as
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,10 +21,14 @@ class Fields:
 
     Args:
         given: The values by name; of a query, lists of texts.
+        by: Who asks, for the registry's history.
+        host: The name by which the server was called.
     """
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
+    def __init__(self, given: Mapping[str, Any], by: str = "", host: str = "") -> None:
         self.given = given
+        self.by = by
+        self.host = host
 
     def text(self, name: str, *, required: bool = False, path: str = "") -> str:
         """Return a text; an empty one when it was not said."""
@@ -50,7 +55,7 @@ class Fields:
             raise _wrong(path or name, value)
         if least is not None and number < least:
             raise Refused(
-                INVALID, f"Invalid value {number} for parameter '{name}' supplied. It must be at least {least}."
+                INVALID, f"Invalid value {number} for parameter '{name}' supplied. It must be a positive integer"
             )
         return number
 
@@ -152,7 +157,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _wrong(name: str, value: Any) -> Refused:
-    shown = f"{value!r}"[:200] if isinstance(value, str) else str(value)[:200]
+    shown = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)[:200]
     kind = type(value).__name__
     return Refused(
         INVALID, f"Invalid value {shown} for parameter '{name}' supplied:  Hint: Value was of type '{kind}'.{_DOCS}"

@@ -11,6 +11,7 @@ from kilter.server.mlflow.experiments import Experiments, millis
 from kilter.server.mlflow.fields import Fields, missing
 from kilter.server.mlflow.limits import PARAM, TAG, check_key
 from kilter.server.mlflow.problems import INVALID, MISSING, Refused
+from kilter.server.mlflow.words import in_mlflows_words
 from kilter.tracking.records import LoggedModel, LoggedStatus, ModelMetric
 from kilter.tracking.service import RunService
 
@@ -69,7 +70,8 @@ class Models:
 
     def delete(self, _fields: Fields, model: str) -> dict[str, Any]:
         """``DELETE logged-models/ID``."""
-        self._known(model, lambda: self._runs.delete_logged_model(model))
+        if self._known(model, lambda: self._runs.logged_model(model, deleted=True)).deleted_at is None:
+            self._known(model, lambda: self._runs.delete_logged_model(model))
         return {}
 
     def log_params(self, fields: Fields, model: str) -> dict[str, Any]:
@@ -84,7 +86,8 @@ class Models:
     def set_tags(self, fields: Fields, model: str) -> dict[str, Any]:
         """``PATCH logged-models/ID/tags``."""
         said = _tags(fields)
-        return {"model": shown(self._known(model, lambda: self._runs.change_logged_model(model, tags=said)))}
+        self._known(model, lambda: self._runs.change_logged_model(model, tags=said))
+        return {}
 
     def delete_tag(self, _fields: Fields, model: str, key: str) -> dict[str, Any]:
         """``DELETE logged-models/ID/tags/KEY``."""
@@ -116,7 +119,7 @@ class Models:
                 fields.text("page_token") or None,
             )
         except InvalidInput as error:
-            raise Refused(INVALID, f"Invalid {error.where}: {error}") from None
+            raise in_mlflows_words(error) from None
         answer: dict[str, Any] = {"models": [shown(model) for model in page.models]}
         return answer if page.cursor is None else {**answer, "next_page_token": page.cursor}
 
@@ -151,7 +154,7 @@ def shown(model: LoggedModel) -> dict[str, Any]:
             "status": _SHOWN[model.status],
             "model_type": model.type,
             "source_run_id": model.run,
-            "status_message": model.message,
+            **({"status_message": model.message} if model.message else {}),
             "tags": [{"key": name, "value": value} for name, value in model.tags.items()],
         },
         "data": {

@@ -21,6 +21,18 @@ _STATUS = {
     "TEMPORARILY_UNAVAILABLE": 503,
     "INTERNAL_ERROR": 500,
 }
+_CLASSES = {
+    MISSING: ("KAM00", "RESOURCE_NOT_FOUND"),
+    EXISTS: ("KAM00", EXISTS),
+    INVALID: ("KAM00", INVALID),
+    "BAD_REQUEST": ("KAM00", INVALID),
+    "ENDPOINT_NOT_FOUND": ("KAM00", "RESOURCE_NOT_FOUND"),
+    "PERMISSION_DENIED": ("KAM00", "PERMISSION_DENIED"),
+    "TEMPORARILY_UNAVAILABLE": ("XXM00", "CLIENT_INTERNAL_ERROR"),
+    "INTERNAL_ERROR": ("XXM00", "CLIENT_INTERNAL_ERROR"),
+}
+"""The two further names that newer clients show of an error."""
+
 _CODES: tuple[tuple[type[KilterError], str], ...] = (
     (WrongMethod, "BAD_REQUEST"),
     (WrongMedia, "BAD_REQUEST"),
@@ -56,4 +68,7 @@ def answer_of(error: KilterError) -> tuple[int, bytes]:
         code = next((code for kind, code in _CODES if isinstance(error, kind)), "INTERNAL_ERROR")
         message = str(error)
     status = error.status if isinstance(error, WrongMethod | WrongMedia | TooLarge) else _STATUS[code]
-    return status, msgspec.json.encode({"error_code": code, "message": message})
+    document = {"error_code": code, "message": message}
+    if code in _CLASSES:
+        document["sqlstate"], document["error_class"] = _CLASSES[code]
+    return status, msgspec.json.encode(document)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from kilter.core.errors import Conflict, InvalidInput, NotFound
-from kilter.server.mlflow.experiments import Experiments, millis, view_of
+from kilter.server.mlflow.experiments import EPOCH, Experiments, millis, view_of
 from kilter.server.mlflow.fields import Fields, missing
 from kilter.server.mlflow.limits import (
     DATASET,
@@ -24,6 +24,7 @@ from kilter.server.mlflow.limits import (
 )
 from kilter.server.mlflow.names import random_name
 from kilter.server.mlflow.problems import INVALID, MISSING, Refused
+from kilter.server.mlflow.words import in_mlflows_words
 from kilter.tracking.records import DatasetInput, MetricPoint, ModelMetric, ModelUse, Run, Status, spelled
 from kilter.tracking.service import RunService
 
@@ -83,7 +84,7 @@ class Runs:
             experiment.name,
             name,
             tags={**({_USER: user} if user and _USER not in tags else {}), **tags, _NAME: name},
-            started_at=_moment(fields.integer("start_time")) if fields.has("start_time") else None,
+            started_at=moment(fields.integer("start_time")) if fields.has("start_time") else None,
             patience=PATIENCE,
         )
         return {"run": shown(run)}
@@ -98,7 +99,7 @@ class Runs:
         said = str(fields.integer("status")) if fields.whole("status") else fields.text("status")
         if said and said not in _STATUSES:
             raise Refused(INVALID, f"Invalid value {said[:60]} for parameter 'status' supplied.")
-        ended = _moment(fields.integer("end_time")) if fields.has("end_time") else None
+        ended = moment(fields.integer("end_time")) if fields.has("end_time") else None
         changed = self._active(run, lambda: self._runs.change(run, name or None, _STATUSES.get(said), ended))
         if name:
             self._runs.log_tags(run, {_NAME: name})
@@ -119,19 +120,19 @@ class Runs:
     def log_metric(self, fields: Fields) -> dict[str, Any]:
         """``runs/log-metric``."""
         run, point = _run_id(fields), _point(fields, "")
-        self._log(run, [point], of_models=_of_models(run, [fields], [point]))
+        self.log(run, [point], of_models=_of_models(run, [fields], [point]))
         return {}
 
     def log_parameter(self, fields: Fields) -> dict[str, Any]:
         """``runs/log-parameter``."""
         run = _run_id(fields)
-        self._log(run, params=dict([_param(fields, "")]))
+        self.log(run, params=dict([_param(fields, "")]))
         return {}
 
     def set_tag(self, fields: Fields) -> dict[str, Any]:
         """``runs/set-tag``."""
         run = _run_id(fields)
-        self._log(run, tags=dict([_tag(fields, "")]))
+        self.log(run, tags=dict([_tag(fields, "")]))
         return {}
 
     def delete_tag(self, fields: Fields) -> dict[str, Any]:
@@ -153,7 +154,7 @@ class Runs:
         given = [_param(one, f"params[{place}]") for place, one in enumerate(params)]
         check_unique([key for key, _ in given])
         said = dict(_tag(one, f"tags[{place}]") for place, one in enumerate(tags))
-        self._log(run, points, dict(given), said, _of_models(run, metrics, points))
+        self.log(run, points, dict(given), said, _of_models(run, metrics, points))
         return {}
 
     def log_inputs(self, fields: Fields) -> dict[str, Any]:
@@ -189,7 +190,7 @@ class Runs:
         absent = [name for name in ("artifact_path", "flavors", "utc_time_created", "run_id") if name not in described]
         if absent:
             raise Refused(INVALID, f"Model json is missing mandatory fields: {', '.join(absent)}")
-        self._log(run, tags={_MODELS: json.dumps([*before, described])})
+        self.log(run, tags={_MODELS: json.dumps([*before, described])})
         return {}
 
     def _use(self, run: str, read: Sequence[DatasetInput], models: Sequence[ModelUse]) -> None:
@@ -204,7 +205,10 @@ class Runs:
         run, key = _run_id(fields), fields.text("metric_key", required=True)
         limit = fields.integer("max_results", least=1) if fields.has("max_results") else _HISTORY
         start = _place(fields.text("page_token"))
-        points = self._known(run, lambda: self._runs.metric_points(run, key, skip=start, limit=limit + 1))
+        try:
+            points = self._runs.metric_points(run, key, skip=start, limit=limit + 1)
+        except NotFound:  # a run that isn't there has no history, says MLflow
+            return {}
         answer: dict[str, Any] = {"metrics": [_metric(point) for point in points[:limit]]}
         return answer if len(points) <= limit else {**answer, "next_page_token": str(start + limit)}
 
@@ -214,10 +218,15 @@ class Runs:
         limit = fields.integer("max_results", 320, least=1)
         if not runs:
             raise missing("run_ids")
-        if len(runs) > _CURVES or limit > _SAMPLES:
+        if len(runs) > _CURVES:
             raise Refused(
                 INVALID,
-                f"GetMetricHistoryBulkInterval request must specify at most {_CURVES} run_ids and {_SAMPLES} results.",
+                f"GetMetricHistoryBulkInterval request must specify at most {_CURVES} run_ids.",
+            )
+        if limit > _SAMPLES:
+            raise Refused(
+                INVALID,
+                f"max_results must be between 1 and {_SAMPLES}. See the API docs for more information about request parameters.",
             )
         first = fields.integer("start_step") if fields.has("start_step") else None
         last = fields.integer("end_step") if fields.has("end_step") else None
@@ -232,7 +241,9 @@ class Runs:
         limit = fields.integer("max_results", 1000, least=1)
         if limit > RUNS:
             raise Refused(
-                INVALID, f"Invalid value {limit} for parameter 'max_results' supplied. It must be at most {RUNS}."
+                INVALID,
+                f"Invalid value {limit} for parameter 'max_results' supplied:  Hint: Value was of type 'int'. "
+                "See the API docs for more information about request parameters.",
             )
         names = [found for text in fields.texts("experiment_ids") if (found := self._named(text)) is not None]
         try:
@@ -245,7 +256,7 @@ class Runs:
                 among=names,
             )
         except InvalidInput as error:
-            raise Refused(INVALID, f"Invalid {error.where}: {error}") from None
+            raise in_mlflows_words(error) from None
         answer: dict[str, Any] = {"runs": [shown(run) for run in page.runs]}
         return answer if page.cursor is None else {**answer, "next_page_token": page.cursor}
 
@@ -261,7 +272,7 @@ class Runs:
     def _run(self, run: str) -> Run:
         return self._known(run, lambda: self._runs.get(run))
 
-    def _log(
+    def log(
         self,
         run: str,
         points: Sequence[MetricPoint] = (),
@@ -269,6 +280,7 @@ class Runs:
         tags: Mapping[str, str] | None = None,
         of_models: Mapping[str, Sequence[ModelMetric]] | None = None,
     ) -> None:
+        """Log to a run, all or none."""
         try:
             self._runs.log_batch(run, points, dict(params or {}), dict(tags or {}), of_models=dict(of_models or {}))
         except NotFound as error:
@@ -397,7 +409,7 @@ def _point(fields: Fields, path: str) -> MetricPoint:
     timestamp = fields.integer("timestamp", required=True, path=f"{dot}timestamp")
     check_key(key, f"{dot}name", "Metric name")
     check_time(key, value, timestamp, f"{dot}timestamp")
-    return MetricPoint(name=key, value=spelled(value), step=fields.integer("step"), at=_moment(timestamp))
+    return MetricPoint(name=key, value=spelled(value), step=fields.integer("step"), at=moment(timestamp))
 
 
 def _of_models(run: str, given: Sequence[Fields], points: Sequence[MetricPoint]) -> dict[str, list[ModelMetric]]:
@@ -472,8 +484,9 @@ def _place(token: str) -> int:
     return int(token or 0)
 
 
-def _moment(milliseconds: int) -> datetime:
+def moment(milliseconds: int) -> datetime:
+    """Return the moment so many milliseconds after 1970 began."""
     try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+        return EPOCH + timedelta(milliseconds=milliseconds)
     except (ValueError, OverflowError, OSError):
         raise Refused(INVALID, f"Invalid value {milliseconds} for a time supplied: milliseconds since 1970.") from None

@@ -43,7 +43,7 @@ def asking(pages: Pages) -> Sequence[HTTPRouteHandler]:
 
     async def answer(request: Asked) -> Response[Any]:
         if not acts(request):
-            raise Forbidden("only an operator may ask endpoints from here", where="page", fix="`kilter link` opens it")
+            raise Forbidden("only an editor may ask endpoints from here", where="page", fix="`kilter link` opens it")
         name, body = said(request, "name"), await request.body()
         shown = "text/html" in request.headers.get("accept", "")
         try:

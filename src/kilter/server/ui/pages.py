@@ -15,8 +15,10 @@ from kilter.loop.workspace import Workspace
 from kilter.server.ui import boards, outcomes, picture, proof, quality, release, story, words
 from kilter.server.ui.assets import Assets
 from kilter.server.ui.endpoint_pages import EndpointPages
+from kilter.server.ui.model_pages import ModelPages
 from kilter.server.ui.reading import Reader, Reading
 from kilter.server.ui.records import Timeline
+from kilter.server.ui.tracking_pages import TrackingPages
 
 _BACK = 1000
 """How many events of the journal are looked through at once for older lines of the timeline."""
@@ -88,6 +90,8 @@ class Pages:
         self._templates.filters.update(words.FILTERS)
         self._templates.globals["asset"] = self.assets.url
         self.endpoints = EndpointPages(workspace, self._render, simulated=self.reader.simulated)
+        self.tracking = TrackingPages(workspace, self._render, simulated=self.reader.simulated)
+        self.models = ModelPages(workspace, self._render, simulated=self.reader.simulated)
 
     # ------------------------------------------------------------ a loop
 

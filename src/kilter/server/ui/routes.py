@@ -10,7 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from kilter.core.errors import InvalidInput, KilterError, NotFound
 from kilter.loop.workspace import Workspace
-from kilter.server.ui import endpoint_routes
+from kilter.server.ui import endpoint_routes, tracking_routes
 from kilter.server.ui.answers import acts, data, html, said, split
 from kilter.server.ui.pages import Pages
 
@@ -34,6 +34,7 @@ def routes(workspace: Workspace) -> Sequence[HTTPRouteHandler]:
         "/loops/{name:str}/drift/{feature:str}/{day:str}": lambda request: _histogram(pages, request),
         "/loops/{name:str}/versions/{version:str}": lambda request: _version(pages, request),
         **endpoint_routes.table(pages),
+        **tracking_routes.table(pages, workspace),
         "/static/{digest:str}/{path:path}": lambda request: _asset(pages, request),
     }
     return [*(_route(path, handler, pages) for path, handler in table.items()), *endpoint_routes.asking(pages)]

@@ -134,6 +134,36 @@ def waits(waiting: str) -> str:
 _VERDICTS = {"pass": "passed", "fail": "failed", "inconclusive": "open"}
 
 
+def lasted(seconds: float | None) -> str:
+    """``42 s``, ``3 min 20 s``, ``5 h 12 min``, ``3 d 4 h``."""
+    if seconds is None or seconds < 0:
+        return DASH
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    whole = int(seconds)
+    for size, big, small, name in ((3600, 60, 1, ("min", "s")), (86400, 3600, 60, ("h", "min"))):
+        if whole < size:
+            return f"{whole // big} {name[0]} {whole % big // small} {name[1]}"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def size(count: int) -> str:
+    """``812 B``, ``4.2 kB``, ``1.3 GB``."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def measured(value: float | str | None) -> str:
+    """A metric's value; the three that are no numbers in words."""
+    if isinstance(value, str):
+        return value.replace("-", MINUS)
+    return number(value)
+
+
 def verdict(word: str) -> str:
     """A verdict in one word."""
     return _VERDICTS.get(word, word)
@@ -142,6 +172,11 @@ def verdict(word: str) -> str:
 def stage(word: str) -> str:
     """A stage as people write it."""
     return word.replace("_", " ")
+
+
+def combined(one: dict[str, object], other: dict[str, object]) -> dict[str, object]:
+    """Two queries as one."""
+    return one | other
 
 
 FILTERS: dict[str, Callable[..., object]] = {
@@ -157,6 +192,10 @@ FILTERS: dict[str, Callable[..., object]] = {
     "json": as_json,
     "band": band,
     "verdict": verdict,
+    "lasted": lasted,
+    "size": size,
+    "measured": measured,
+    "combined": combined,
     "waits": waits,
     "stage": stage,
 }

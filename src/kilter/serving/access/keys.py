@@ -84,7 +84,7 @@ class KeyService:
         self._database = database
         self._clock = clock
 
-    @operation(writes=True, role="owner")
+    @operation(writes=True, role="admin")
     def create(
         self, name: str, digest: str, endpoints: Sequence[str] = (), expires_at: datetime | None = None
     ) -> ApiKey:
@@ -143,7 +143,7 @@ class KeyService:
         with self._database.reading() as connection:
             return [_key(row) for row in connection.execute(sa.select(api_keys).order_by(api_keys.c.name))]
 
-    @operation(writes=True, repeatable=True, role="owner")
+    @operation(writes=True, repeatable=True, role="admin")
     def revoke(self, name: str) -> ApiKey:
         """Take a key back: fronts refuse it within a second. Its name stays taken.
 

@@ -63,7 +63,7 @@ class DeviceService:
         """
         return self._objects.put(data)
 
-    @operation(writes=True, role="owner", repeatable=True)
+    @operation(writes=True, role="admin", repeatable=True)
     def publish(self, release: bytes, signature: bytes, pieces: dict[str, tuple[str, ...]]) -> Published:
         """Let devices get a signed release, once its version is the champion.
 
@@ -106,7 +106,7 @@ class DeviceService:
         """
         return self._releases.piece(model, release, path, start)
 
-    @operation(writes=True, role="owner", repeatable=True)
+    @operation(writes=True, role="admin", repeatable=True)
     def enrol(self, device: Name, public_key: str) -> EnrolledDevice:
         """Take the uploads of a device.
 
@@ -130,7 +130,7 @@ class DeviceService:
         paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
         return [msgspec.json.decode(path.read_bytes(), type=EnrolledDevice) for path in paths]
 
-    @operation(writes=True, role="owner", repeatable=True)
+    @operation(writes=True, role="admin", repeatable=True)
     def forget(self, device: Name) -> None:
         """Take no more uploads of a device; its predictions stay.
 

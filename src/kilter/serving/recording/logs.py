@@ -188,7 +188,7 @@ class LogService:
 
     # ------------------------------------------------------------ retention
 
-    @operation(writes=True, repeatable=True, role="owner")
+    @operation(writes=True, repeatable=True, role="admin")
     def trim(self, keep: Retention, dry_run: bool = False) -> list[Trimmed]:
         """Archive and remove what has outlived a rule and was passed by every reader.
 

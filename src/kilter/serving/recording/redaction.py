@@ -150,7 +150,7 @@ class RecordingService:
         self._clock = clock
         self._needed = needed
 
-    @operation(writes=True, repeatable=True, role="owner")
+    @operation(writes=True, repeatable=True, role="admin")
     def set(self, loop: str, rule: Recording) -> EndpointRecording:
         """Say what is recorded of an endpoint's inputs from now on; fronts follow within a second.
 

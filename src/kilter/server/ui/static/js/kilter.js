@@ -7,8 +7,14 @@ import "./k-live.js";
 import "./k-loop.js";
 import "./k-minutes.js";
 import "./k-traffic.js";
+import "./k-runs.js";
+import "./k-curves.js";
+import "./k-parallel.js";
+import "./k-scatter.js";
+import "./compare.js";
 import "./ask.js";
 import "./try.js";
+import "./tracking.js";
 
 document.getElementById("theme")?.addEventListener("click", () => {
   const root = document.documentElement;

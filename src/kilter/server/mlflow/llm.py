@@ -1,0 +1,73 @@
+"""The table of MLflow's calls for applications on language models: traces, assessments and evaluation datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kilter.llm.datasets import EvaluationDatasetService
+from kilter.llm.service import TraceService
+from kilter.server.mlflow.assessments import Assessments
+from kilter.server.mlflow.datasets import Datasets
+from kilter.server.mlflow.experiments import Experiments
+from kilter.server.mlflow.traces import Traces
+from kilter.tracking.service import RunService
+
+Calls = Mapping[str, Mapping[str, Callable[..., dict[str, Any]]]]
+
+READING = frozenset(
+    {
+        "/traces/search",
+        "/traces/batchGetInfos",
+        "/traces/metrics",
+        "/traces/calculate-filter-correlation",
+        "/datasets/search",
+    }
+)
+"""What is posted and yet only read."""
+
+
+def traces_of_2(runs: RunService, service: TraceService) -> Calls:
+    """Return the calls about traces that clients still send to version 2.0 of the wire."""
+    traces = Traces(service, Experiments(runs))
+    return {
+        "/traces/delete-traces": {"POST": traces.delete},
+        "/traces/link-to-run": {"POST": traces.link_run},
+        "/traces/link-prompts": {"POST": traces.link_prompts},
+        "/traces/{id}/tags": {"PATCH": traces.set_tag, "DELETE": traces.delete_tag},
+    }
+
+
+def calls_of_3(runs: RunService, service: TraceService, of_datasets: EvaluationDatasetService) -> Calls:
+    """Return the calls of version 3.0 of the wire."""
+    about = Experiments(runs)
+    traces, said, datasets = Traces(service, about), Assessments(service), Datasets(of_datasets, about)
+    return {
+        "/traces": {"POST": traces.start},
+        "/traces/get": {"GET": traces.get},
+        "/traces/batchGet": {"GET": traces.batch},
+        "/traces/batchGetInfos": {"POST": traces.infos},
+        "/traces/search": {"POST": traces.search},
+        "/traces/delete-traces": {"POST": traces.delete},
+        "/traces/link-to-run": {"POST": traces.link_run},
+        "/traces/link-prompts": {"POST": traces.link_prompts},
+        "/traces/metrics": {"POST": traces.metrics},
+        "/traces/calculate-filter-correlation": {"POST": traces.correlation},
+        "/traces/{id}": {"GET": traces.info},
+        "/traces/{id}/tags": {"PATCH": traces.set_tag, "DELETE": traces.delete_tag},
+        "/traces/{id}/assessments": {"POST": said.create},
+        "/traces/{id}/assessments/{assessment}": {"GET": said.get, "PATCH": said.update, "DELETE": said.delete},
+        "/datasets/create": {"POST": datasets.create},
+        "/datasets/search": {"GET": datasets.search, "POST": datasets.search},
+        "/datasets/{id}": {"GET": datasets.get, "DELETE": datasets.delete},
+        "/datasets/{id}/tags": {"PATCH": datasets.set_tags},
+        "/datasets/{id}/tags/{key}": {"DELETE": datasets.delete_tag},
+        "/datasets/{id}/records": {
+            "GET": datasets.records,
+            "POST": datasets.write,
+            "DELETE": datasets.delete_records,
+        },
+        "/datasets/{id}/experiment-ids": {"GET": datasets.experiments},
+        "/datasets/{id}/add-experiments": {"POST": datasets.add_experiments},
+        "/datasets/{id}/remove-experiments": {"POST": datasets.remove_experiments},
+    }

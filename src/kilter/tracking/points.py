@@ -1,0 +1,125 @@
+"""The points of metrics, read back: rows, and blocks of columns for what came in bulk, in one order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy as sa
+
+from kilter.tracking.columns import columns_of, microseconds, moment
+from kilter.tracking.records import MetricPoint, spelled
+from kilter.tracking.rows import restored, stored
+from kilter.tracking.tables import blocks, metrics
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Series(NamedTuple):
+    """All points of one metric, by step and in order of writing within a step.
+
+    Args:
+        steps: Their steps.
+        values: Their values; NaN is one.
+        times: Their moments, in microseconds since 1970.
+    """
+
+    steps: np.ndarray[Any, Any]
+    values: np.ndarray[Any, Any]
+    times: np.ndarray[Any, Any]
+
+
+def has_blocks(connection: sa.Connection, run: str, name: str) -> bool:
+    """Say whether some of a metric's points came in bulk: then rows alone are not all of them."""
+    chosen = sa.select(blocks.c.id).where(blocks.c.run == run, blocks.c.name == name).limit(1)
+    return connection.execute(chosen).first() is not None
+
+
+def series(connection: sa.Connection, run: str, name: str) -> Series:
+    """Return all points of a metric."""
+    import numpy as np  # noqa: PLC0415 - a metric without blocks is read without it
+
+    chosen = sa.select(metrics.c.id, metrics.c.step, metrics.c.value, metrics.c.at)
+    rows = connection.execute(chosen.where(metrics.c.run == run, metrics.c.name == name).order_by(metrics.c.id)).all()
+    kept = connection.execute(
+        sa.select(blocks.c.after, blocks.c.points, blocks.c.data)
+        .where(blocks.c.run == run, blocks.c.name == name)
+        .order_by(blocks.c.id)
+    ).all()
+    parts: list[tuple[Any, Any, Any]] = []
+    place = 0
+    for block in kept:
+        until = place
+        while until < len(rows) and rows[until].id <= block.after:
+            until += 1
+        parts.append(_of_rows(rows[place:until]))
+        parts.append(columns_of(bytes(block.data), block.points))
+        place = until
+    parts.append(_of_rows(rows[place:]))
+    steps, values, times = (np.concatenate(column) for column in zip(*parts, strict=True))
+    if len(steps) > 1 and bool(np.any(steps[1:] < steps[:-1])):
+        order = np.argsort(steps, kind="stable")
+        steps, values, times = steps[order], values[order], times[order]
+    return Series(steps, values, times)
+
+
+def points_of(name: str, found: Series) -> tuple[MetricPoint, ...]:
+    """Return columns as points."""
+    return tuple(
+        MetricPoint(name=name, value=spelled(value), step=step, at=moment(at))
+        for step, value, at in zip(found.steps.tolist(), found.values.tolist(), found.times.tolist(), strict=True)
+    )
+
+
+def thin(found: Series, points: int, first: int | None, last: int | None) -> Series:
+    """Return the newest point of each step, thinned evenly over the steps; the ends are kept.
+
+    Args:
+        found: All points.
+        points: About how many to keep; all when there are no more.
+        first: The first step.
+        last: The last step.
+    """
+    import numpy as np  # noqa: PLC0415 - see above
+
+    low = 0 if first is None else int(np.searchsorted(found.steps, first, "left"))
+    high = len(found.steps) if last is None else int(np.searchsorted(found.steps, last, "right"))
+    steps = found.steps[low:high]
+    if not len(steps):
+        return Series(*(column[:0] for column in found))
+    newest = np.append(steps[1:] != steps[:-1], True)
+    if len(steps) > points:
+        width = max((int(steps[-1]) - int(steps[0]) + 1) // max(points - 2, 1), 1)
+        stretch = (steps - steps[0]) // width
+        ends = np.append(stretch[1:] != stretch[:-1], True)
+        ends[0] = True
+        newest = ends
+    return Series(*(column[low:high][newest] for column in found))
+
+
+def there(
+    connection: sa.Connection, run: str, name: str, least: int, greatest: int
+) -> set[tuple[int, float | None, datetime]]:
+    """Return which points a metric has between two steps: step, value as a column holds it, and moment."""
+    between = metrics.c.step.between(least, greatest)
+    of = (metrics.c.run == run) & (metrics.c.name == name) & between
+    rows = connection.execute(sa.select(metrics.c.step, metrics.c.value, metrics.c.at).where(of))
+    found = {tuple(row) for row in rows}
+    if has_blocks(connection, run, name):
+        every = series(connection, run, name)
+        inside = (every.steps >= least) & (every.steps <= greatest)
+        columns = (column[inside].tolist() for column in every)
+        found |= {(step, stored(value), moment(at)) for step, value, at in zip(*columns, strict=True)}
+    return found
+
+
+def _of_rows(rows: Sequence[Any]) -> tuple[Any, Any, Any]:
+    import numpy as np  # noqa: PLC0415 - see above
+
+    return (
+        np.array([row.step for row in rows], dtype="<i8"),
+        np.array([restored(row.value) for row in rows], dtype="<f8"),
+        np.array([microseconds(row.at) for row in rows], dtype="<i8"),
+    )
