@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -23,6 +24,18 @@ from kilter.loop.store import Store
 from kilter.loop.workspace import Workspace
 
 _PATIENCE = 90.0
+
+
+@pytest.fixture(autouse=True)
+def _mlflow_forgets_its_servers() -> Iterator[None]:
+    """MLflow keeps its addresses for the whole process, and hands them on to its children: the next test has another."""
+    yield
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None:
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        os.environ.pop("MLFLOW_REGISTRY_URI", None)
 
 
 class House:

@@ -499,6 +499,7 @@ def play(url: str, names: list[str] | None = None) -> dict[str, list[dict[str, A
     send = requests.adapters.HTTPAdapter.send
     found: dict[str, list[dict[str, Any]]] = {}
     mlflow.set_tracking_uri(url)
+    mlflow.set_registry_uri(url)
     for name in names or list(FLOWS):
         needed = NEEDED.get(name)
         if needed:

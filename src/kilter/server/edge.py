@@ -18,7 +18,7 @@ from kilter.core.errors import Forbidden, KilterError, Unauthorized
 from kilter.operations.identity import Identity
 from kilter.server.access import SESSION_SECONDS, Access, Sessions
 from kilter.server.aws.signature import role_of
-from kilter.server.identity import HURRY_SECONDS, Identities
+from kilter.server.identity import Identities
 from kilter.server.metrics import Metrics
 from kilter.server.problems import Malformed, TooLarge, WrongMedia, WrongMethod, known, problem
 
@@ -165,7 +165,7 @@ class Edge:
         try:
             return self._identity(method, path, area, headers)
         except Unauthorized:
-            await self._identities.refresh(within=HURRY_SECONDS)
+            await self._identities.look_again()
             return self._identity(method, path, area, headers)
 
     async def _amazon(self, scope: Scope, receive: Receive, headers: dict[bytes, str], answer: _Answer) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import math
@@ -18,8 +19,8 @@ from kilter.server.pool import Pool
 FRESH_SECONDS = 0.5
 """How old what is known about persons may be: who is shut out is out within a second."""
 
-HURRY_SECONDS = 0.05
-"""The same before somebody is sent away: a token that was made a moment ago opens."""
+_PAUSE = 0.05
+"""How long at least between two looks: a flood of wrong tokens reads the store twenty times a second, not more."""
 
 _NOBODY = Everybody(people={}, tokens={})
 
@@ -50,17 +51,37 @@ class Identities:
         self._clock = clock
         self._known = _NOBODY
         self._looked = -math.inf
+        self._next: asyncio.Task[None] | None = None
 
     @property
     def closed(self) -> bool:
         """Whether persons were added: nobody comes in without a name then, on this machine too."""
         return bool(self._known.people)
 
-    async def refresh(self, *, within: float = FRESH_SECONDS) -> None:
-        """Look again who there is, if the last look was ``within`` seconds ago or more."""
-        if self._read is not None and time.monotonic() >= self._looked + within:
-            self._looked = time.monotonic()  # who comes meanwhile doesn't look too
-            self._known = await self._pool.run(self._read)
+    async def refresh(self) -> None:
+        """Look again who there is, if the last look was half a second ago or more."""
+        if self._read is not None and time.monotonic() >= self._looked + FRESH_SECONDS:
+            await self._look(self._read)  # who comes meanwhile doesn't look too
+
+    async def look_again(self) -> None:
+        """Look who there is, with a look that begins from now on: a token that was made a moment ago opens.
+
+        To be called before somebody is sent away. All who wait share one look.
+        """
+        if self._read is None:
+            return
+        if self._next is None:
+            self._next = asyncio.create_task(self._after_pause(self._read))
+        await asyncio.shield(self._next)
+
+    async def _after_pause(self, read: Callable[[], Everybody]) -> None:
+        await asyncio.sleep(max(0.0, self._looked + _PAUSE - time.monotonic()))
+        self._next = None  # who comes from here on needs a look of their own
+        await self._look(read)
+
+    async def _look(self, read: Callable[[], Everybody]) -> None:
+        self._looked = time.monotonic()
+        self._known = await self._pool.run(read)
 
     def of_header(self, header: str) -> Identity | None:
         """Return whose token an Authorization header carries: ``Bearer TOKEN``, or ``Basic`` with the token as the password."""

@@ -18,7 +18,6 @@ from kilter.governance.rules import role_of_groups
 from kilter.operations.identity import Identity, asked_by
 from kilter.server.door import Door
 from kilter.server.edge import IDENTITY, session_cookie
-from kilter.server.identity import HURRY_SECONDS
 from kilter.server.ui import words
 from kilter.server.ui.answers import data, html
 from kilter.server.ui.assets import Assets
@@ -118,7 +117,7 @@ class LoginPages:
                 given = msgspec.json.decode(await request.body(), type=_Token)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 raise InvalidInput("there is no token", where="body", allowed='{"token": "..."}') from None
-            await self._door.identities.refresh(within=HURRY_SECONDS)
+            await self._door.identities.look_again()
             identity = self._door.identities.of_token(given.token.strip())
             if identity is None:
                 raise Unauthorized("the token is wrong, revoked or too old", where="token")
