@@ -10,10 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import polars as pl
 import pytest
 
+from kilter.core.access import new_secret
 from kilter.core.clock import SystemClock
 from kilter.core.errors import NotFound
 from kilter.serving.access.consumers import ConsumerService
-from kilter.serving.access.keys import KeyService, new_key
+from kilter.serving.access.keys import KeyService
 from kilter.serving.recording.predictions import PredictionLog, inputs_of, to_frame
 from kilter.serving.recording.redaction import Recording, RecordingService
 from kilter.serving.records import TrafficPlan
@@ -51,8 +52,8 @@ def frame(front, loop):
 
 
 def test_keys_open_the_door_and_name_the_caller(front):
-    key, digest = new_key()
-    short, short_digest = new_key()
+    key, digest = new_secret("kk_")
+    short, short_digest = new_secret("kk_")
     front.start()
     assert front.predict("one", [row(1, y=1.0)]).status_code == 200
     front.keys.create("billing", digest, ["one"])
@@ -82,7 +83,7 @@ def test_keys_open_the_door_and_name_the_caller(front):
 
 
 def test_a_front_that_starts_later_knows_the_keys(front):
-    key, digest = new_key()
+    key, digest = new_secret("kk_")
     front.keys.create("app", digest)
     front.start()
     assert front.predict("one", [row(1, y=1.0)]).status_code == 401
@@ -94,7 +95,7 @@ def test_the_fronts_own_token_stays_good_beside_keys(front):
     front.config = type(front.config)(
         **{f: getattr(front.config, f) for f in front.config.__struct_fields__} | {"token": "s3cret"}
     )
-    front.keys.create("app", new_key()[1])
+    front.keys.create("app", new_secret("kk_")[1])
     front.start()
     assert front.predict("one", [row(1, y=1.0)], authorization="Bearer s3cret").status_code == 200
     assert front.predict("one", [row(1, y=1.0)], x_api_key="s3cret").status_code == 200

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from kilter.core.access import new_secret
 from kilter.core.clock import SystemClock
 from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
@@ -27,7 +28,6 @@ from kilter.release.declare import Agreement, Canary, Errors, Latency, Shadow
 from kilter.release.records import Arm
 from kilter.server.access import Sessions
 from kilter.server.ui.pages import Pages
-from kilter.serving.access.keys import new_key
 
 from .conftest import CARRIERS, DECLARATION, DESTINATIONS, LOOP, START, Site, Story, serve
 
@@ -117,7 +117,7 @@ def make_canary(folder: Path) -> tuple[Running, list[subprocess.Popen[bytes]]]:
         story.workspace.deployments.deploy("churn", fetch(made.digest, story.workspace.objects))
     arms = (Arm(name="today", version=2), Arm(name="before", version=1))
     story.workspace.experiments.start("churn", "which-column", arms, "errors")
-    key, digest = new_key()
+    key, digest = new_secret("kk_")
     story.workspace.keys.create("billing", digest, [LOOP, "churn"])
     command = [sys.executable, "-m", "kilter.cli.main", "serve", "--store", str(folder), "--port", "0"]
     with (folder / "front.log").open("wb") as log:

@@ -23,10 +23,11 @@ def build(parser: Parser, _command: str) -> None:
 
 
 def _create(options: argparse.Namespace) -> None:
-    from kilter.serving.access.keys import new_key  # noqa: PLC0415 - opens the way to the rooms
+    from kilter.core.access import new_secret  # noqa: PLC0415 - only for this verb
+    from kilter.serving.access.keys import PREFIX  # noqa: PLC0415 - opens the way to the rooms
 
     expires = datetime.now(UTC) + parse_duration(options.expires, where="--expires") if options.expires else None
-    key, digest = new_key()
+    key, digest = new_secret(PREFIX)
     with connected(options) as kilter:
         made = kilter.keys.create(options.name, digest, options.endpoint, expires)
     where = ", ".join(made.endpoints) or "all endpoints"

@@ -106,7 +106,7 @@ def usage() -> str:
     ]
     for title, commands in GROUPS.items():
         lines += ["", f"{title}:"]
-        lines += [f"  {name:<12} {text}" for name, (_, text) in commands.items()]
+        lines += [f"  {name:<13} {text}" for name, (_, text) in commands.items()]
     return "\n".join([*lines, "", "Options:", _OPTIONS])
 
 

@@ -76,10 +76,11 @@ def _enable(options: argparse.Namespace) -> None:
 
 
 def _token(options: argparse.Namespace) -> None:
-    from kilter.governance.service import new_token  # noqa: PLC0415 - opens the way to the rooms
+    from kilter.core.access import new_secret  # noqa: PLC0415 - only for this verb
+    from kilter.governance.service import PREFIX  # noqa: PLC0415 - opens the way to the rooms
 
     expires = datetime.now(UTC) + parse_duration(options.expires, where="--expires") if options.expires else None
-    token, digest = new_token()
+    token, digest = new_secret(PREFIX)
     with connected(options) as kilter:
         made = kilter.people.token(digest, options.name, options.label, expires)
 

@@ -6,8 +6,10 @@ a page on another site whose name resolves to 127.0.0.1 (DNS rebinding) sends it
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
+import secrets
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -79,6 +81,25 @@ def token_matches(header: str | None, token: str) -> bool:
     kind, _, given = (header or "").partition(" ")
     same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), token.encode())
     return same and kind.lower() == "bearer"
+
+
+def new_secret(prefix: str) -> tuple[str, str]:
+    """Return a new token and its digest: the token is shown to its owner once, the digest goes to the store.
+
+    A token is 256 random bits, made where it is asked for: only its SHA-256 digest travels and is kept, so neither the store,
+    a log nor an answer that is remembered for a retry can give it away. Guessing is out of reach, so a fast digest is enough.
+    Source: NIST SP 800-63B 5.1.2 (look-up secrets).
+
+    Args:
+        prefix: What tells its kind, for people and for those who look for lost tokens.
+    """
+    token = prefix + secrets.token_urlsafe(32)
+    return token, secret_digest(token)
+
+
+def secret_digest(token: str) -> str:
+    """Return the digest under which a token is known."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
 def check_token(header: str | None, token: str | None) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -24,17 +22,6 @@ from kilter.operations.table import Role, operation
 
 PREFIX = "kp_"
 _MOST_TOKENS = 100
-
-
-def new_token() -> tuple[str, str]:
-    """Return a new token and its digest; the token is shown once, the digest goes to the store."""
-    token = PREFIX + secrets.token_urlsafe(32)
-    return token, digest_of(token)
-
-
-def digest_of(token: str) -> str:
-    """Return the digest under which a token is known."""
-    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
 class PeopleService:

@@ -15,11 +15,11 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
 from kilter.core.errors import InvalidInput
+from kilter.engines.sql.grammar import COMPARE, on_text, texts_of
 from kilter.engines.sql.types import json_text
 from kilter.llm.gathering import NAME
 from kilter.llm.tables import assessments, spans, trace_metadata, trace_prompts, trace_runs, trace_tags, traces
 from kilter.llm.writing import SESSION
-from kilter.tracking.filters import COMPARE, on_text
 
 Test: TypeAlias = sa.ColumnElement[bool]
 Clause: TypeAlias = tuple[str, str, str, Any]
@@ -42,7 +42,6 @@ _CLAUSE = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _AND = re.compile(r"and\b", re.IGNORECASE)
-_QUOTED = re.compile(r"\s*(?:'([^']*)'|\"([^\"]*)\")\s*(?:,|$)")
 _KINDS = {
     "tag": "tag",
     "tags": "tag",
@@ -197,12 +196,9 @@ def _bare(name: str) -> str:
 
 def _value(text: str, operator: str) -> Any:
     """Return a text that stood in quotes, a number, or a list of texts."""
-    if operator in {"IN", "NOT IN"} or text[0] == "(":
-        if operator not in {"IN", "NOT IN"} or text[0] != "(":
-            raise InvalidInput(f"{operator} {text[:40]}", where="filter", allowed="IN ('a', 'b')")
-        return _listed(text[1:-1])
-    if text[0] in "'\"":
-        return text[1:-1]
+    found = texts_of(text, operator)
+    if found is not None:
+        return found
     try:
         return float(text) if not text.lstrip("+-").isdecimal() else int(text)
     except ValueError:
@@ -211,20 +207,6 @@ def _value(text: str, operator: str) -> Any:
             "Use either single or double quotes.",
             where="filter",
         ) from None
-
-
-def _listed(text: str) -> list[str]:
-    found: list[str] = []
-    at = 0
-    while at < len(text):
-        match = _QUOTED.match(text, at)
-        if match is None:
-            raise InvalidInput(f"can't read the list ({text[:40]})", where="filter", allowed="texts in quotes")
-        found.append(match[1] if match[1] is not None else match[2])
-        at = match.end()
-    if not found:
-        raise InvalidInput("the list is empty", where="filter", allowed="at least one text in quotes")
-    return found
 
 
 # ---------------------------------------------------------------- comparing

@@ -136,9 +136,8 @@ class Workspace:
         log = Log.open(self.store.folder / "log" / "rows", readonly=True)  # the first append claims it
         self._closers.append(log.close)
         service = DataService(self.database, self.tables, log, self.clock)
-        # features are built from this very service, so they are looked up when the first batch comes
         # The features rest on the data in their turn: they are opened when the first rows come.
-        service.on_append.append(lambda batch: self.features.observe(batch))  # noqa: PLW0108  # noqa: PLW0108
+        service.on_append.append(lambda batch: self.features.observe(batch))  # noqa: PLW0108
         return service
 
     @cached_property

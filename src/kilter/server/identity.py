@@ -9,9 +9,9 @@ import math
 import time
 from collections.abc import Callable
 
+from kilter.core.access import secret_digest
 from kilter.core.clock import Clock
 from kilter.governance.records import Everybody
-from kilter.governance.service import digest_of
 from kilter.operations.identity import Identity
 from kilter.server.access import Access, Sessions
 from kilter.server.pool import Pool
@@ -94,7 +94,7 @@ class Identities:
         role = self._access.role_of(f"Bearer {token}")
         if role is not None:
             return Identity(role=role)
-        found = self._known.holder(digest_of(token), self._clock.now())
+        found = self._known.holder(secret_digest(token), self._clock.now())
         return found if found is not None and name in {"", found.name} else None
 
     def of_token(self, token: str) -> Identity | None:

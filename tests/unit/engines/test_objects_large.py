@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import time
-from pathlib import Path
 
 import pytest
 from blake3 import blake3
@@ -198,9 +197,9 @@ def test_pieces_by_name_give_the_whole_or_nothing(objects):
             objects.staging.about(wrong)
 
 
-def test_a_file_with_another_digest_is_refused(objects, tmp_path):
-    file = Path(tmp_path, "file")
-    file.write_bytes(noise(10 * MIB))
+def test_bytes_with_another_digest_is_refused(objects):
+    writer = objects.writer()
+    writer.write(noise(10 * MIB))
     with pytest.raises(InvalidInput, match="another digest"):
-        objects.put_file(file, "0" * 64, 10 * MIB)
+        writer.finish("0" * 64)
     assert not objects.has("0" * 64)

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kilter.core.access import new_secret, secret_digest
 from kilter.core.clock import ManualClock
 from kilter.core.errors import Conflict, Forbidden, InvalidInput, NotFound
 from kilter.engines.sql.database import Database
 from kilter.governance.rules import name_from, role_of_groups
-from kilter.governance.service import PeopleService, digest_of, new_token
+from kilter.governance.service import PeopleService
 from kilter.journal.service import Journal
 from kilter.operations.identity import Identity, asked_by, named
 from kilter.operations.table import ROLES
@@ -66,20 +67,22 @@ def test_a_token_opens_until_it_is_revoked_or_too_old_and_only_its_digest_is_kep
     people: PeopleService, clock: ManualClock
 ) -> None:
     people.add("ana", "editor")
-    token, digest = new_token()
+    token, digest = new_secret("kp_")
     made = people.token(digest, "ana", "laptop", clock.now() + timedelta(days=1))
     assert token not in repr(people.tokens("ana")) + repr(people.everybody())
-    assert people.everybody().holder(digest_of(token), clock.now()) == Identity(name="ana", role="editor", projects={})
-    assert people.everybody().holder(digest_of(token + "x"), clock.now()) is None
+    assert people.everybody().holder(secret_digest(token), clock.now()) == Identity(
+        name="ana", role="editor", projects={}
+    )
+    assert people.everybody().holder(secret_digest(token + "x"), clock.now()) is None
     clock.advance(timedelta(days=1))
     assert people.everybody().holder(digest, clock.now()) is None
-    second = new_token()[1]
+    second = new_secret("kp_")[1]
     number = people.token(second, "ana").id
     assert number > made.id
     assert people.revoke(number).revoked_at == clock.now()
     assert people.revoke(number).revoked_at == clock.now()
     assert people.everybody().holder(second, clock.now()) is None
-    people.token(new_token()[1], "ana")
+    people.token(new_secret("kp_")[1], "ana")
     people.add("bo", "admin")
     people.disable("ana")
     assert all(people.everybody().holder(one.digest, clock.now()) is None for one in people.tokens("ana"))
@@ -90,11 +93,11 @@ def test_who_asks_makes_tokens_of_their_own_and_of_nobody_else(people: PeopleSer
         people.add(name, role)
     bo = Identity(name="bo", role="editor")
     with asked_by(bo):
-        mine = people.token(new_token()[1], label="mine")
+        mine = people.token(new_secret("kp_")[1], label="mine")
         assert mine.person == "bo"
         assert people.me() == bo
         for refused in (
-            lambda: people.token(new_token()[1], "cy"),
+            lambda: people.token(new_secret("kp_")[1], "cy"),
             lambda: people.tokens("cy"),
         ):
             with pytest.raises(Forbidden, match="only an admin"):
@@ -104,7 +107,7 @@ def test_who_asks_makes_tokens_of_their_own_and_of_nobody_else(people: PeopleSer
     with asked_by(Identity(name="ana", role="admin")):
         assert people.revoke(mine.id).person == "bo"
     with pytest.raises(InvalidInput, match="nobody"):
-        people.token(new_token()[1])
+        people.token(new_secret("kp_")[1])
 
 
 @pytest.mark.parametrize("name", ["", "Ana", "a b", "-a", "a-", "a" * 65, "token", "<b>x</b>", "a\n", "a/b", "ä"])
@@ -125,8 +128,8 @@ def test_what_is_wrong_is_said(people: PeopleService, clock: ManualClock) -> Non
     with pytest.raises(InvalidInput, match="digest"):
         people.token("kp_thetokenitself", "ana")
     with pytest.raises(InvalidInput, match="expired"):
-        people.token(new_token()[1], "ana", expires_at=clock.now())
-    digest = new_token()[1]
+        people.token(new_secret("kp_")[1], "ana", expires_at=clock.now())
+    digest = new_secret("kp_")[1]
     people.token(digest, "ana")
     with pytest.raises(Conflict, match="known"):
         people.token(digest, "ana")

@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from kilter.core.access import new_secret, secret_digest
 from kilter.core.clock import ManualClock
 from kilter.core.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthorized
 from kilter.loop.workspace import Workspace
 from kilter.serving.access.consumers import MOST, ConsumerService, Seen, family
-from kilter.serving.access.keys import KeyRing, digest_of, new_key
+from kilter.serving.access.keys import KeyRing
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -20,8 +21,8 @@ def store(tmp_path):
 
 
 def test_the_store_has_digests_only(store):
-    key, digest = new_key()
-    assert digest == digest_of(key.encode())
+    key, digest = new_secret("kk_")
+    assert digest == secret_digest(key)
     store.keys.create("app", digest, ["one", "one", "two"])
     [held] = store.keys.all()
     assert (held.digest, held.endpoints) == (digest, ("one", "two"))
@@ -66,7 +67,11 @@ def test_the_door(store):
     clock = store.clock
     ring = KeyRing(None, clock)
     assert (ring.locked, ring.caller(None).name) == (False, "")
-    (mine, mine_digest), (short, short_digest), (gone, gone_digest) = new_key(), new_key(), new_key()
+    (mine, mine_digest), (short, short_digest), (gone, gone_digest) = (
+        new_secret("kk_"),
+        new_secret("kk_"),
+        new_secret("kk_"),
+    )
     store.keys.create("mine", mine_digest, ["one"])
     store.keys.create("short", short_digest, (), NOW + timedelta(hours=1))
     store.keys.create("gone", gone_digest)
@@ -90,7 +95,7 @@ def test_the_door(store):
 
 
 def test_the_last_key_revoked_does_not_open_the_door(store):
-    key, digest = new_key()
+    key, digest = new_secret("kk_")
     store.keys.create("app", digest)
     store.keys.revoke("app")
     ring = KeyRing(None, store.clock)

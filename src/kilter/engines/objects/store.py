@@ -83,29 +83,6 @@ class ObjectStore:
             self._shelf.put(path, bytes(data))
         return name
 
-    def put_file(self, file: Path, name: str, size: int) -> None:
-        """Keep a file's bytes, which are read in pieces.
-
-        Args:
-            file: The file.
-            name: Its digest, which the caller took while writing it.
-            size: Its length in bytes.
-
-        Raises:
-            InvalidInput: When the file has another digest.
-            Unavailable: When the store is full, read-only or unreachable; nothing is half-written.
-        """
-        if self.size(name) == size:
-            return
-        if size <= WHOLE:
-            self._shelf.put(_path(name), file)
-            return
-        writer = self.writer()
-        with file.open("rb") as source:
-            while piece := source.read(_READ):
-                writer.write(piece)
-        writer.finish(name)
-
     def writer(self) -> Writer:
         """Return what keeps bytes that come bit by bit; memory holds a piece of them only."""
         return Writer(self)

@@ -137,16 +137,26 @@ def on_text(column: sa.ColumnElement[Any], operator: str, value: Any) -> Test:
 
 def _value(text: str, operator: str) -> Any:
     """Return a value: a text that stood in quotes, a number, a bare word as itself in a tuple, or a list of texts."""
-    if operator in {"IN", "NOT IN"} or text[0] == "(":
-        if operator not in {"IN", "NOT IN"} or text[0] != "(":
-            raise InvalidInput(f"{operator} {text[:40]}", where="filter", allowed="IN ('a', 'b')")
-        return _listed(text[1:-1])
-    if text[0] in "'\"":
-        return text[1:-1]
+    found = texts_of(text, operator)
+    if found is not None:
+        return found
     try:
         return float(text)
     except ValueError:
         return (text,)
+
+
+def texts_of(text: str, operator: str) -> str | list[str] | None:
+    """Return the text that stands in quotes, or the list of them that IN asks for; None for what has no quotes.
+
+    Raises:
+        InvalidInput: When a list can't be read, or the operator compares with something else.
+    """
+    if operator in {"IN", "NOT IN"} or text[0] == "(":
+        if operator not in {"IN", "NOT IN"} or text[0] != "(":
+            raise InvalidInput(f"{operator} {text[:40]}", where="filter", allowed="IN ('a', 'b')")
+        return _listed(text[1:-1])
+    return text[1:-1] if text[0] in "'\"" else None
 
 
 def _listed(text: str) -> list[str]:

@@ -1,8 +1,6 @@
 """Keys of endpoints: who may call what, by named keys of which the store has only digests.
 
-A key is 256 random bits, made where it is asked for: only its SHA-256 digest travels and is kept, so neither the store, a
-log nor an answer that is remembered for a retry can give it away. Guessing is out of reach, so a fast digest is enough.
-Source: OWASP, "API Security"; NIST SP 800-63B 5.1.2 (look-up secrets).
+`kilter.core.access` says why a digest is enough. Source: OWASP, "API Security".
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import secrets
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -59,17 +56,6 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     def holds(self, now: datetime) -> bool:
         """Return whether the key is accepted at a moment."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
-
-
-def new_key() -> tuple[str, str]:
-    """Return a new key and its digest; the key is shown to its owner once, the digest goes to the store."""
-    key = PREFIX + secrets.token_urlsafe(32)
-    return key, digest_of(key.encode())
-
-
-def digest_of(key: bytes) -> str:
-    """Return the digest under which a key is known."""
-    return hashlib.sha256(key).hexdigest()
 
 
 class KeyService:
