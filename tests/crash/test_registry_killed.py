@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
 
 from kilter.loop.workspace import Workspace, connect
-from kilter.operations.running import RunFolder
 from kilter.registry.tables import deliveries
+from kilter.testing.server import RunningServer
 
 pytestmark = [pytest.mark.crash, pytest.mark.slow]
 
@@ -43,29 +38,13 @@ class Receiver(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def serve(store: Path) -> tuple[subprocess.Popen[bytes], str, str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kilter.cli.main", "server", "--store", str(store), "--port", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "KILTER_WEBHOOKS_LOCAL": "1"},
-    )
-    folder = RunFolder(store / "run")
-    deadline = time.monotonic() + 60
-    while (running := folder.read("server")) is None or running.pid != process.pid:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return process, running.url, folder.token()
-
-
 def test_what_a_killed_server_did_not_tell_is_told_by_the_next(tmp_path):
     listening = HTTPServer(("127.0.0.1", 0), Receiver)
     thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        process, url, token = serve(tmp_path / "store")
-        kilter = connect(url, token)
+        server = RunningServer(tmp_path / "store", KILTER_WEBHOOKS_LOCAL="1").start()
+        kilter = connect(server.url, server.token)
         kilter.models.create_webhook(
             "w", f"http://127.0.0.1:{listening.server_port}/", ("registered_model.created",), secret="s"
         )
@@ -81,16 +60,14 @@ def test_what_a_killed_server_did_not_tell_is_told_by_the_next(tmp_path):
                         break
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        server.kill()
         Receiver.open.set()
-        process, _, _ = serve(tmp_path / "store")
+        server.start()
         deadline = time.monotonic() + 25
         while len({name for _, name in Receiver.got}) < MODELS:
             assert time.monotonic() < deadline, Receiver.got
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        server.stop()
         assert {name for _, name in Receiver.got} == {f"m{place}" for place in range(MODELS)}
         assert len(Receiver.got) == MODELS, "one that was answered with yes was sent again"
     finally:

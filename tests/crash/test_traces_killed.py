@@ -7,54 +7,19 @@ import itertools
 import json
 import os
 import random
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from kilter.loop.workspace import Workspace
-from kilter.operations.running import RunFolder
+from kilter.testing.server import RunningServer
 
 KILLS = int(os.environ.get("KILTER_KILLS", "4"))
 SPANS = 20
 START = 1_700_000_000_000_000_000
 
 pytestmark = pytest.mark.slow
-
-
-class Server:
-    """A server on one port, that can be killed and comes back."""
-
-    def __init__(self, store: Path) -> None:
-        self.store = store
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        place = ["--store", str(self.store), "--port", str(self.port)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "kilter.cli.main", "server", *place],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        folder = RunFolder(self.store / "run")
-        deadline = time.monotonic() + 60
-        while (running := folder.read("server")) is None or running.pid != self.process.pid:
-            assert self.process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
 
 
 def batch(number: int) -> bytes:
@@ -93,7 +58,7 @@ def export(port: int, body: bytes) -> bool:
 
 
 def test_no_acknowledged_span_is_lost_and_none_is_there_twice(tmp_path):
-    server = Server(tmp_path / "store")
+    server = RunningServer(tmp_path / "store")
     server.start()
     over = threading.Event()
     acknowledged: list[int] = []

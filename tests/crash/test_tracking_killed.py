@@ -8,59 +8,19 @@ import itertools
 import json
 import os
 import random
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from kilter.loop.workspace import Workspace
-from kilter.operations.running import RunFolder
+from kilter.testing.server import RunningServer
 
 KILLS = int(os.environ.get("KILTER_KILLS", "5"))
 CLIENTS = 4
 POINTS = 50
 
 pytestmark = pytest.mark.slow
-
-
-class Server:
-    """A server on one port, that can be killed and comes back."""
-
-    def __init__(self, store: Path) -> None:
-        self.store = store
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "kilter.cli.main",
-            "server",
-            "--store",
-            str(self.store),
-            "--port",
-            str(self.port),
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        folder = RunFolder(self.store / "run")
-        deadline = time.monotonic() + 60
-        while (running := folder.read("server")) is None or running.pid != self.process.pid:
-            assert self.process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
 
 
 def post(port: int, path: str, body: dict) -> dict | None:
@@ -90,7 +50,7 @@ def insist(port: int, path: str, body: dict, over: threading.Event) -> dict | No
 
 
 def test_no_acknowledged_batch_is_lost_torn_or_doubled(tmp_path):
-    server = Server(tmp_path / "store")
+    server = RunningServer(tmp_path / "store")
     server.start()
     runs = [post(server.port, "runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"] for _ in range(CLIENTS)]
     over = threading.Event()

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from kilter.loop.workspace import Workspace
-from kilter.operations.running import RunFolder
+from kilter.testing.server import RunningServer
 from kilter.tracking.sdk.sync import left, sync_buffer
 
 KILLS = int(os.environ.get("KILTER_KILLS", "3"))
@@ -83,32 +81,28 @@ def test_a_training_that_is_killed_loses_nothing_that_was_on_the_disk(tmp_path, 
 @pytest.mark.slow
 def test_a_server_that_is_killed_loses_and_doubles_nothing(tmp_path):
     steps = 6_000
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     environment = {
-        **os.environ,
         "KILTER_TOKEN": "killed-server-token",
         "KILTER_BUFFER": str(tmp_path / "buffer"),
         "KILTER_PATIENCE": "60",
     }
     store = tmp_path / "store"
-    server = _serve(store, port, environment)
-    program = [sys.executable, "-c", TRAINING, f"http://127.0.0.1:{port}", str(steps)]
+    server = RunningServer(store, **environment).start()
+    program = [sys.executable, "-c", TRAINING, server.url, str(steps)]
     trainings = [
-        subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        subprocess.Popen(
+            program, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         for _ in range(RUNS)
     ]
     dice = random.Random(KILLS)
     for _ in range(KILLS):
         time.sleep(dice.uniform(0.3, 1.2))
         server.kill()
-        server.wait()
-        server = _serve(store, port, environment)
+        server.start()
     identities = [training.communicate(timeout=120)[0].split()[0] for training in trainings]
     assert [training.returncode for training in trainings] == [0] * RUNS
     server.kill()
-    server.wait()
     assert left([tmp_path / "buffer"]) == []
     with Workspace.open(store) as workspace:
         for identity in identities:
@@ -118,15 +112,3 @@ def test_a_server_that_is_killed_loses_and_doubles_nothing(tmp_path):
                 points = workspace.runs.metric_points(identity, name, limit=10_000_000)
                 assert [point.step for point in points] == list(range(steps))
         assert len(workspace.runs.list().runs) == RUNS
-
-
-def _serve(store: Path, port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "kilter.cli.main", "server", "--store", str(store), "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    folder = RunFolder(store / "run")
-    deadline = time.monotonic() + 60
-    while (running := folder.read("server")) is None or running.pid != process.pid:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return process

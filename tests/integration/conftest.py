@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -31,11 +33,14 @@ def _mlflow_forgets_its_servers() -> Iterator[None]:
     """MLflow keeps its addresses for the whole process, and hands them on to its children: the next test has another."""
     yield
     mlflow = sys.modules.get("mlflow")
-    if mlflow is not None:
+    if mlflow is not None and mlflow.is_tracking_uri_set():
         mlflow.set_tracking_uri(None)
         mlflow.set_registry_uri(None)
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         os.environ.pop("MLFLOW_REGISTRY_URI", None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()  # the connections that it kept, while nobody else is blamed for them
 
 
 class House:

@@ -1,9 +1,6 @@
 """From a query to a table and to the online store: what the model answers, each row once, and from where a batch was."""
 
 import json
-import subprocess
-import sys
-import time
 from contextlib import closing
 from datetime import UTC, datetime
 from urllib.parse import quote_plus
@@ -13,12 +10,13 @@ import polars as pl
 import pytest
 
 from kilter.cli.main import main
-from kilter.core.errors import Conflict, InvalidInput, Unavailable
+from kilter.core.errors import Conflict, InvalidInput
 from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
 from kilter.loop.versions.batch import batch
 from kilter.loop.workspace import Workspace, connect
 from kilter.packaging.bundle import load, package
+from kilter.testing.server import RunningServer
 
 from ..contract.databases import KINDS, database, engine_of, rows_of, run  # noqa: TID252 - tests are no package
 
@@ -192,29 +190,13 @@ def test_places_that_cannot_be_used_are_refused(given, where, store, tmp_path):
 
 def test_a_table_of_a_store_that_a_server_writes(store, tmp_path):
     flights(300).write_parquet(tmp_path / "in.parquet")
-    command = [sys.executable, "-m", "kilter.cli.main", "server", "--store", store.store.home, "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 60
-        while store.store.run.living("server") is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        running = store.store.run.living("server")
-        with closing(connect(running.url, store.store.run.token())) as kilter:
-            while True:
-                try:
-                    kilter.data.declare(Table("other", "id", "at"))
-                    break
-                except Unavailable:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.05)
+    with RunningServer(store.store.home) as running:
+        with closing(connect(running.url, running.token)) as kilter:
+            kilter.data.declare(Table("other", "id", "at"))
             kilter.data.append("other", [{"id": "a", "at": "2013-03-01T00:00:00Z"}])  # the server holds the row log now
             found = batch("late@v1", tmp_path / "in.parquet", "table:served", store=store, part_rows=120)
             assert (found.rows, found.parts) == (300, 3)
             assert kilter.data.describe("served").rows == 300
         assert batch("late@v1", tmp_path / "in.parquet", "table:served", store=store, part_rows=120).rows == 0
-    finally:
-        server.terminate()
-        server.wait(30)
     out = store.data.frame("served")
     assert dict(zip(out["flight_id"], out["prediction"], strict=True)) == expected(store, flights(300))

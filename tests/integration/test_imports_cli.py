@@ -6,10 +6,8 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 import pytest
 
 from kilter.loop.workspace import Workspace, connect
-from kilter.operations.running import RunFolder
+from kilter.testing.server import RunningServer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "imports"
 KINDS = {"wandb": "wandb", "comet": "comet", "neptune": "neptune/data", "tensorboard": "tensorboard"}
@@ -38,20 +36,8 @@ def kilter(*arguments: str | Path, token: str = "") -> tuple[int, Any, str]:
 @pytest.fixture
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     store = tmp_path_factory.mktemp("imports") / "store"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kilter.cli.main", "server", "--store", str(store), "--port", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    folder = RunFolder(store / "run")
-    deadline = time.monotonic() + 60
-    while (running := folder.read("server")) is None or running.pid != process.pid:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    yield running.url, folder.token() or ""
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    with RunningServer(store) as running:
+        yield running.url, running.token
 
 
 def everything(store: Any) -> list[Any]:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from kilter.operations.running import RunFolder
+from kilter.testing.server import RunningServer
 
 PROXY = "/api/2.0/mlflow-artifacts"
 API = "/api/2.0/mlflow"
@@ -60,30 +55,11 @@ def store(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("log") / "server.log"
-
-
-@pytest.fixture(scope="module")
-def port(store, log) -> Iterator[int]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "kilter.cli.main", "server", "--store", str(store), "--port", "0"],
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "PYTHONWARNINGS": "default"},
-        )
-        folder = RunFolder(store / "run")
-        deadline = time.monotonic() + 120
-        while (running := folder.read("server")) is None or running.pid != process.pid:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield int(running.url.rpartition(":")[2])
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+def port(store) -> Iterator[int]:
+    with RunningServer(store, PYTHONWARNINGS="default") as running:
+        yield running.port
     # whatever was sent, the server never failed in a way that nobody meant
-    assert b"Traceback" not in log.read_bytes()
+    assert b"Traceback" not in running.log.read_bytes()
 
 
 def ask(

@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from kilter.operations.running import RunFolder
+from kilter.testing.server import RunningServer
 
 from .mlflow_flows import FLOWS, play
 
@@ -95,17 +94,8 @@ DELIBERATE: dict[tuple[str, str, int], str] = {
 @pytest.fixture(scope="module")
 def kilter(tmp_path_factory) -> Iterator[str]:
     store = tmp_path_factory.mktemp("compare") / "store"
-    command = [sys.executable, "-m", "kilter.cli.main", "server", "--store", str(store), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    folder = RunFolder(store / "run")
-    deadline = time.monotonic() + 60
-    while (running := folder.read("server")) is None or running.pid != process.pid:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    yield running.url
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    with RunningServer(store) as running:
+        yield running.url
 
 
 @pytest.fixture(scope="module")

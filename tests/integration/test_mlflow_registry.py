@@ -9,9 +9,6 @@ import hmac
 import http.client
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -27,7 +24,7 @@ import pytest
 from kilter.core.digests import digest
 from kilter.core.errors import Conflict
 from kilter.loop.workspace import Workspace, connect
-from kilter.operations.running import RunFolder
+from kilter.testing.server import RunningServer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:mlflow.*"),
@@ -71,21 +68,8 @@ def server(tmp_path_factory):
         with workspace.database.transaction() as connection:
             workspace.models.mark(connection, LOOP, 1, "champion", "proved")
             workspace.models.set_alias(connection, LOOP, "champion", 1)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kilter.cli.main", "server", "--store", str(store), "--port", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "KILTER_VIEWER_TOKEN": "viewer-of-the-test", "KILTER_WEBHOOKS_LOCAL": "1"},
-    )
-    folder = RunFolder(store / "run")
-    deadline = time.monotonic() + 60
-    while (running := folder.read("server")) is None or running.pid != process.pid:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    yield running.url, folder.token()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    with RunningServer(store, KILTER_VIEWER_TOKEN="viewer-of-the-test", KILTER_WEBHOOKS_LOCAL="1") as running:
+        yield running.url, running.token
 
 
 @pytest.fixture

@@ -6,10 +6,6 @@ import gc
 import os
 import random
 import re
-import signal
-import subprocess
-import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kilter.operations.running import RunFolder
+from kilter.testing.server import RunningServer
 
 pytestmark = [
     pytest.mark.slow,
@@ -64,20 +60,8 @@ def mlflow() -> ModuleType:
 @pytest.fixture
 def url(tmp_path: Path):
     store = tmp_path / "store"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kilter.cli.main", "server", "--store", str(store), "--port", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    folder = RunFolder(store / "run")
-    deadline = time.monotonic() + 60
-    while (running := folder.read("server")) is None or running.pid != process.pid:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    yield running.url
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    with RunningServer(store) as running:
+        yield running.url
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import Any
 import pytest
 
 from kilter.loop.workspace import connect
-from kilter.operations.running import RunFolder
+from kilter.testing.server import RunningServer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:mlflow.*"),
@@ -42,22 +41,9 @@ def mlflow() -> ModuleType:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     store = tmp_path_factory.mktemp("traces") / "store"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kilter.cli.main", "server", "--store", str(store), "--port", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "KILTER_VIEWER_TOKEN": "viewer-of-the-test"},
-    )
-    folder = RunFolder(store / "run")
-    deadline = time.monotonic() + 60
-    while (running := folder.read("server")) is None or running.pid != process.pid:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    yield running.url, folder.token()
-    gc.collect()  # the client's kept connections, while their warnings are still passed over
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    with RunningServer(store, KILTER_VIEWER_TOKEN="viewer-of-the-test") as running:
+        yield running.url, running.token
+        gc.collect()  # the client's kept connections, while their warnings are still passed over
 
 
 @pytest.fixture

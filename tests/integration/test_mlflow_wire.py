@@ -7,10 +7,6 @@ import http.client
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +15,7 @@ import numpy as np
 import pytest
 
 from kilter.loop.workspace import connect
-from kilter.operations.running import RunFolder
+from kilter.testing.server import RunningServer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:mlflow.*"),
@@ -39,21 +35,8 @@ def mlflow(tmp_path_factory) -> ModuleType:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     store = tmp_path_factory.mktemp("wire") / "store"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kilter.cli.main", "server", "--store", str(store), "--port", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "KILTER_VIEWER_TOKEN": "viewer-of-the-test"},
-    )
-    folder = RunFolder(store / "run")
-    deadline = time.monotonic() + 60
-    while (running := folder.read("server")) is None or running.pid != process.pid:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    yield running.url, folder.token()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    with RunningServer(store, KILTER_VIEWER_TOKEN="viewer-of-the-test") as running:
+        yield running.url, running.token
 
 
 @pytest.fixture
@@ -103,7 +86,8 @@ def test_a_run_is_logged_and_read(mlflow, client, server, experiment):
     assert mlflow.artifacts.load_text(f"{run.info.artifact_uri}/notes/a b.txt") == "grüße"
     assert mlflow.artifacts.load_dict(f"runs:/{active.info.run_id}/d.json") == {"x": [1, 2]}
     # the same run, by our own operations
-    native = connect(server[0], server[1]).runs.get(active.info.run_id)
+    with connect(server[0], server[1]) as kilter:
+        native = kilter.runs.get(active.info.run_id)
     assert native.params["trees"] == "80"
     assert native.metric("auc") == 0.7
     assert {file.name for file in native.artifacts} == {"d.json", "notes/a b.txt"}

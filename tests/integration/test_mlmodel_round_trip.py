@@ -425,7 +425,8 @@ def test_a_bundle_of_the_store_is_the_same_through_the_server(place, data):
 
     model = linear_model.LinearRegression().fit(data[0], data[0].a)
     made = kilter.deploy(model, name="kept", example=data[0][:10], store=place.store)
-    assert connect(place.url, place.token).models.get("kept").bundle == made.bundle
+    with connect(place.url, place.token) as there:
+        assert there.models.get("kept").bundle == made.bundle
 
 
 def test_a_registered_version_answers(place, data):

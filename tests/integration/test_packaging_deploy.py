@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import kilter
 from kilter.cli.main import main
-from kilter.core.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
+from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.loop.workspace import Workspace
 from kilter.packaging.bundle import load
+from kilter.testing.server import RunningServer
 
 pytest.importorskip("skops")
 lightgbm = pytest.importorskip("lightgbm")
@@ -192,31 +191,14 @@ def test_files_are_deployed_from_the_command_line(data, tmp_path, capsys):
 def test_through_a_server(data, tmp_path):
     X, y = data
     store = tmp_path / "store"
-    command = [sys.executable, "-m", "kilter.cli.main", "server", "--store", str(store), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            run = Workspace.open(store).store.run
-            running = None
-            while running is None and process.poll() is None:
-                running = run.living("server")
-            url = running.url
-            for _ in range(200):
-                try:
-                    remote = kilter.connect(url, run.token())
-                    remote.models.models()
-                    break
-                except (Unavailable, Forbidden):
-                    continue
-            from kilter.loop.versions.deploy import deploy_to, packaged
+    with RunningServer(store) as running, kilter.connect(running.url, running.token) as remote:
+        from kilter.loop.versions.deploy import deploy_to, packaged
 
-            deployed = deploy_to(remote, logistic(X, y), name="churn", example=X[:5])
-            assert deployed.reference == "churn@v1"
-            parts = packaged(logistic(X, y), X[:5])
-            assert remote.deployments.bundle(deployed.bundle) == parts.manifest
-            assert remote.deployments.file(deployed.bundle, "model") == parts.model
-            assert remote.deployments.file(deployed.bundle, "model", len(parts.model)) == b""
-            with pytest.raises(InvalidInput, match="bytes"):
-                remote.deployments.release("churn", parts.manifest, (), parts.example)
-            remote.close()
-        finally:
-            process.terminate()
+        deployed = deploy_to(remote, logistic(X, y), name="churn", example=X[:5])
+        assert deployed.reference == "churn@v1"
+        parts = packaged(logistic(X, y), X[:5])
+        assert remote.deployments.bundle(deployed.bundle) == parts.manifest
+        assert remote.deployments.file(deployed.bundle, "model") == parts.model
+        assert remote.deployments.file(deployed.bundle, "model", len(parts.model)) == b""
+        with pytest.raises(InvalidInput, match="bytes"):
+            remote.deployments.release("churn", parts.manifest, (), parts.example)

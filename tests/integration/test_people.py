@@ -6,48 +6,23 @@ import contextlib
 import http.client
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from pathlib import Path
 
 import pytest
 
 from kilter.cli.main import main
 from kilter.core.errors import Forbidden, Unauthorized
 from kilter.loop.workspace import connect
-from kilter.operations.running import RunFolder
-
-
-def start(store: Path, **environment: str) -> tuple[subprocess.Popen[bytes], str, str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kilter.cli.main", "server", "--store", str(store), "--port", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, **environment},
-    )
-    folder = RunFolder(store / "run")
-    deadline = time.monotonic() + 60
-    while (running := folder.read("server")) is None or running.pid != process.pid:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    token = folder.token()
-    assert token is not None
-    return process, running.url, token
+from kilter.testing.server import RunningServer
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    process, url, token = start(tmp_path_factory.mktemp("people") / "store")
-    yield url, token
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    with RunningServer(tmp_path_factory.mktemp("people") / "store") as running:
+        yield running.url, running.token
 
 
 def kilter(url: str, token: str, *arguments: str) -> dict:
@@ -74,10 +49,8 @@ def ask(url: str, path: str, *, method: str = "GET", headers: dict[str, str] | N
 @pytest.fixture
 def empty(tmp_path):
     """A server that nobody was added to yet."""
-    process, url, token = start(tmp_path / "store")
-    yield url, token
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    with RunningServer(tmp_path / "store") as running:
+        yield running.url, running.token
 
 
 def test_a_team(empty):
@@ -200,18 +173,14 @@ def test_signing_in_through_a_provider(tmp_path):
         issuer = f"http://localhost:{provider.server_port}"
         user = {"email": "ana@example.org", "email_verified": True, "preferred_username": "ana", "groups": ["ml"]}
         assert ask(issuer, "/users/subject-1", method="PUT", body=user)[0] == 204
-        process, url, token = start(
+        with RunningServer(
             tmp_path / "store",
             KILTER_OIDC_ISSUER=issuer,
             KILTER_OIDC_CLIENT_ID="kilter",
             KILTER_OIDC_CLIENT_SECRET="secret",
             KILTER_OIDC_GROUPS="ml=approver",
-        )
-        try:
-            _sign_in(url, issuer, token)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+        ) as running:
+            _sign_in(running.url, issuer, running.token)
 
 
 def _sign_in(url: str, issuer: str, token: str) -> None:

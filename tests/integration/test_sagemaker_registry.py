@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +12,7 @@ import pytest
 
 from kilter.core.digests import digest
 from kilter.loop.workspace import Workspace, connect
-from kilter.operations.running import RunFolder
+from kilter.testing.server import RunningServer
 
 VIEWER = "viewer-of-the-test"
 OPERATOR = "operator-of-the-test"
@@ -31,26 +26,8 @@ def server(tmp_path_factory):
         workspace.models.register(
             "flight", digest(b"b"), run="r", spec=digest(b"s"), data_digest=digest(b"d"), trigger="decay"
         )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kilter.cli.main", "server", "--store", str(store), "--port", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={
-            **os.environ,
-            "KILTER_TOKEN": OWNER,
-            "KILTER_VIEWER_TOKEN": VIEWER,
-            "KILTER_EDITOR_TOKEN": OPERATOR,
-        },
-    )
-    folder = RunFolder(store / "run")
-    deadline = time.monotonic() + 60
-    while (running := folder.read("server")) is None or running.pid != process.pid:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    yield running.url, OWNER
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    with RunningServer(store, KILTER_TOKEN=OWNER, KILTER_VIEWER_TOKEN=VIEWER, KILTER_EDITOR_TOKEN=OPERATOR) as running:
+        yield running.url, OWNER
 
 
 def client_of(server: tuple[str, str], secret: str) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,49 +18,24 @@ from kilter.core.clock import SystemClock
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
 from kilter.operations.client import Remote
-from kilter.operations.running import RunFolder
+from kilter.server.ports import free_port
+from kilter.testing.server import RunningServer
 from kilter.tracking.sdk.sync import left, sync_buffer
 from kilter.tracking.service import RunService
 
 
-class Server:
-    """A server on one port, that goes and comes back."""
+class Server(RunningServer):
+    """A server that goes and comes back, with a client that goes with it."""
 
     def __init__(self, store: Path) -> None:
-        self.store = store
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
+        super().__init__(store, free_port("127.0.0.1", 0))
         self.remote: Remote | None = None
 
-    def start(self) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "kilter.cli.main",
-            "server",
-            "--store",
-            str(self.store),
-            "--port",
-            str(self.port),
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        folder = RunFolder(self.store / "run")
-        deadline = time.monotonic() + 60
-        while (running := folder.read("server")) is None or running.pid != self.process.pid:
-            assert self.process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
     def stop(self) -> None:
+        """Take it away without a word."""
         if self.remote is not None:
             self.remote.close()
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
+        self.kill()
 
     def runs(self) -> RunService:
         self.remote = self.remote or Remote(self.url)

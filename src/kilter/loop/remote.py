@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Protocol, TypeVar
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
 
 from kilter.data.service import DataService
 from kilter.features.answers import AnswerService
@@ -140,6 +141,16 @@ class Kilter(Protocol):
         ...
 
     def close(self) -> None:
+        """Let go of everything."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Return itself, to be closed at the end of a ``with`` block."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Let go of everything."""
         ...
 
@@ -292,3 +303,11 @@ class RemoteKilter:
     def close(self) -> None:
         """Close the connection."""
         self._remote.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
