@@ -339,7 +339,7 @@ def test_what_a_loop_owns_is_seen_and_not_moved(mlflow, client, server):
         with pytest.raises(Conflict, match="kilter promote"):
             kilter.models.assign_alias(LOOP, "champion", 2)
     assert [change.sentence() for change in history.changes] == [
-        "version set to 1",
+        "registered",
         "alias champion set to 1",
         "tag seen set to yes",
         "description set to the first",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -32,6 +33,7 @@ RUNS = 2000
 POINTS = 100_000
 SPIKE = 44_321
 START = datetime(2026, 3, 1, 8, tzinfo=UTC)
+CLIENTS = "churn <b>'\"{{7*7}}"
 EVIL = "<img src=x onerror=\"document.title='owned'\">'\"><script>document.title='owned'</script>{{7*7}}"
 
 
@@ -143,6 +145,13 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracked]:
         workspace.models.mark(connection, "flights", 1, "champion", EVIL, START)
         workspace.models.mark(connection, "flights", 2, "champion", "better", START + timedelta(days=3))
         workspace.models.set_alias(connection, "flights", "champion", 2)
+    workspace.models.create(CLIENTS, f"{EVIL}\n\nWho *leaves*", tags={"team": EVIL})
+    for place, run in enumerate((second, hostile), 1):
+        workspace.models.add_version(
+            CLIENTS, f"runs:/{run}/model", run=run, description=EVIL, tags={"n": str(place)}, user=EVIL
+        )
+    workspace.models.assign_alias(CLIENTS, "blue", 2, by=EVIL, reason=EVIL)
+    workspace.models.set_stage(CLIENTS, 2, "Staging")
     process, url = serve(folder)
     yield Tracked(url, folder, workspace, {"long": long, "other": other, "hostile": hostile, "second": second,
                                           "number": str(number), "flights": str(flights.number)})  # fmt: skip
@@ -467,6 +476,10 @@ def test_names_that_attack(look, tracked: Tracked) -> None:
         "/models/flights": ".reigns",
         "/models/flights/1": ".reigns",
         "/models/flights/compare?left=1&right=2": ".sides",
+        f"/models/{quote(CLIENTS)}": "#changes li",
+        f"/models/{quote(CLIENTS)}/2": "#changes li",
+        f"/models/{quote(CLIENTS)}/blue": "#changes li",
+        f"/models/{quote(CLIENTS)}/compare?left=1&right=2": ".sides",
     }
     watched = look("/experiments")
     page = watched.page
@@ -505,14 +518,46 @@ def test_links_that_mlflow_prints(look, tracked: Tracked) -> None:
 def test_models_say_who_was_champion_when(look) -> None:
     watched = look("/models/flights", wait=".reigns")
     page = watched.page
-    assert page.locator(".reigns li").count() == 2
-    assert "3 d 0 h" in page.inner_text(".reigns")
+    assert page.locator("#champions li").count() == 2
+    assert "3 d 0 h" in page.inner_text("#champions")
     page.click("text=Compare the two")
     page.wait_for_url("**/models/flights/compare?**")
     assert "0.1" in page.inner_text("main")
     page.goto(page.url.split("/compare")[0] + "/2")
     assert "again" in page.inner_text("main")
     assert watched.errors == []
+
+
+def test_models_that_clients_registered(look, tracked: Tracked) -> None:
+    watched = look("/models", wait="table")
+    page = watched.page
+    row = page.locator("tbody tr", has_text="churn")
+    assert "v2 @blue" in row.inner_text().replace("\n", " ")
+    row.locator("a[data-walk]").click()
+    page.wait_for_selector("#changes li")
+    assert page.inner_text(".note em") == "leaves"
+    newest = page.locator(".versions tbody tr").first.inner_text()
+    assert all(word in newest for word in ("v2", "@blue", "Staging", "n=2"))
+    page.click("text=Compare the two")
+    page.wait_for_selector(".sides")
+    assert "tag n" in page.inner_text("main")
+    page.goto(f"{tracked.url}/models/{quote(CLIENTS)}/2")
+    made = page.locator(".card", has_text="Made of").inner_text()
+    assert f"runs:/{tracked.names['hostile']}/model" in made
+    page.goto(f"{tracked.url}/runs/{tracked.names['hostile']}")
+    assert page.locator("#part-origin a[href^='/models/churn']").count() == 1
+    assert watched.errors == []
+
+
+def test_a_model_is_described_on_its_page(look, tracked: Tracked) -> None:
+    watched = look(f"/models/{quote(CLIENTS)}/1", wait="#changes li", owner=True)
+    page = watched.page
+    page.click("[data-note]")
+    page.fill("#note textarea", "The **first** one")
+    page.click("#note button[value=yes]")
+    page.wait_for_selector(".note strong:text('first')")
+    assert tracked.workspace.models.registered_version(CLIENTS, 1).description == "The **first** one"
+    assert "description" in page.inner_text("#changes")
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])

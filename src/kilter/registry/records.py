@@ -145,6 +145,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     def sentence(self) -> str:
         """The change as people read it."""
         thing = f"{self.what} {self.field}".strip()
+        if self.what == "version" and self.before is None:
+            return "registered" if self.after == str(self.version) else f"registered from {self.after}"
+        if self.what == "model" and self.before is None:
+            return "made"
         if self.before is None:
             return f"{thing} set to {self.after}" if self.after is not None else thing
         return f"{thing} taken from {self.before}" if self.after is None else f"{thing}: {self.before} -> {self.after}"
@@ -197,6 +201,11 @@ class RegisteredVersion(msgspec.Struct, frozen=True, kw_only=True):
     def reference(self) -> str:
         """The version as people write it: ``flight-delay@v7``."""
         return f"{self.model}@v{self.version}"
+
+    @property
+    def label(self) -> str:
+        """MLflow's stage, where it has one."""
+        return "" if self.stage == "None" else self.stage
 
 
 class RegisteredModel(msgspec.Struct, frozen=True, kw_only=True):

@@ -58,7 +58,7 @@ def test_a_model_is_made_described_tagged_renamed_and_deleted(models: ModelServi
         models.registered("prices")
     said = [(one.model, one.sentence(), one.by) for one in models.changes("prices")]
     assert said == [
-        ("House <prices>", "model set to House <prices>", "ana"),
+        ("House <prices>", "made", "ana"),
         ("House <prices>", "description: about it -> better", "bo"),
         ("House <prices>", "tag team: ops -> ml", "bo"),
         ("House <prices>", "tag tier set to 1", "bo"),
@@ -135,7 +135,7 @@ def test_stages_archive_and_approvals_are_kept_with_who_and_why(models: ModelSer
     assert models.set_approval("m", 2, "approved", "di").approval == "approved"
     models.set_approval("m", 2, "rejected", "di", "drifts")
     assert [(one.sentence(), one.by, one.reason) for one in models.changes("m", 2)] == [
-        (f"version set to {SOURCE}", "ana", ""),
+        (f"registered from {SOURCE}", "ana", ""),
         ("stage: None -> Production", "bo", "better"),
         ("approval: pending -> approved", "cy", "looked at it"),
         ("approval: approved -> rejected", "di", "drifts"),

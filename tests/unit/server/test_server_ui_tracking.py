@@ -233,6 +233,6 @@ def test_empty_stores_teach(workspace: Workspace) -> None:
     pages = Pages(workspace)
     assert "kilter.run(" in pages.tracking.experiments({})
     assert "MLFLOW_TRACKING_URI" in pages.tracking.experiments({})
-    assert "kilter deploy" in pages.models.index()
+    assert "kilter deploy" in pages.models.index({})
     workspace.runs.create_experiment("none yet")
     assert "kilter.run(" in pages.tracking.experiment("none yet", {}, acts=False)

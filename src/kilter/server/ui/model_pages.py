@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -10,8 +11,17 @@ import msgspec
 from kilter.core.errors import InvalidInput, KilterError
 from kilter.core.evidence import Finding
 from kilter.loop.workspace import Workspace
-from kilter.registry.records import Lineage, Model, ModelVersion, VersionHistory
+from kilter.registry.records import (
+    Change,
+    Lineage,
+    ModelPage,
+    ModelVersion,
+    RegisteredModel,
+    RegisteredVersion,
+    VersionHistory,
+)
 from kilter.server.ui.differences import Line, side_by_side
+from kilter.server.ui.notes import rendered
 from kilter.server.ui.tracking_records import Reign
 from kilter.tracking.records import Run
 
@@ -19,41 +29,59 @@ _MOST = 500
 
 
 class ModelView(msgspec.Struct, frozen=True):
-    """The page of a model.
+    """The page of a model, whoever registered it.
 
     Args:
         model: The model.
         versions: Its versions, newest first.
+        packaged: What is known more of those that were packaged here, by their numbers.
+        more: It has more versions than these.
         reigns: Which version was champion when, the latest first.
+        changes: What people changed, the latest first.
         loop: A loop of its name looks after it.
         endpoint: An endpoint of its name answers.
     """
 
-    model: Model
-    versions: tuple[ModelVersion, ...]
+    model: RegisteredModel
+    versions: tuple[RegisteredVersion, ...]
+    packaged: dict[int, ModelVersion]
+    more: bool
     reigns: tuple[Reign, ...]
+    changes: tuple[Change, ...]
     loop: bool
     endpoint: bool
 
 
 class VersionView(msgspec.Struct, frozen=True):
-    """The page of a version.
+    """The page of a version, whoever registered it.
 
     Args:
-        history: Everything that the registry knows about it.
+        version: The version.
+        history: What is known more of one that was packaged here; None for one of a client.
         run: The run that made it, if it is still there.
         reigns: When it was champion.
+        changes: What people changed, the latest first.
         others: The model's other versions, newest first.
         loop: A loop of the model's name looks after it.
         endpoint: An endpoint of the model's name answers.
     """
 
-    history: VersionHistory
+    version: RegisteredVersion
+    history: VersionHistory | None
     run: Run | None
     reigns: tuple[Reign, ...]
+    changes: tuple[Change, ...]
     others: tuple[int, ...]
     loop: bool
     endpoint: bool
+
+
+class Side(msgspec.Struct, frozen=True):
+    """A version beside another one."""
+
+    version: RegisteredVersion
+    history: VersionHistory | None
+    run: Run | None
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -74,8 +102,8 @@ class VersionsCompared(msgspec.Struct, frozen=True):
     """Two versions of a model."""
 
     model: str
-    left: ModelVersion
-    right: ModelVersion
+    left: RegisteredVersion
+    right: RegisteredVersion
     checks: tuple[Pair, ...]
     metrics: tuple[Line, ...]
     params: tuple[Line, ...]
@@ -100,17 +128,19 @@ class ModelPages:
     def _clock(self) -> dict[str, object]:
         return {"now": self._workspace.clock.now(), "simulated": self._simulated}
 
-    def index(self) -> str:
+    def index(self, query: Mapping[str, Any]) -> str:
         """Return the page of all models."""
-        return self._render("tracking/models.html", models=self.models(), **self._clock())
+        return self._render("tracking/models.html", page=self.models(query), **self._clock())
 
-    def models(self) -> tuple[Model, ...]:
-        """Return all models."""
-        return self._models.models()
+    def models(self, query: Mapping[str, Any]) -> ModelPage:
+        """Return the models by name, page by page."""
+        return self._models.search(limit=_MOST, cursor=str(query.get("cursor", "")) or None)
 
-    def model(self, name: str) -> str:
+    def model(self, name: str, *, acts: bool) -> str:
         """Return a model's page."""
-        return self._render("tracking/model.html", view=self.model_data(name), **self._clock())
+        view = self.model_data(name)
+        note = rendered(view.model.description) if view.model.description else ""
+        return self._render("tracking/model.html", view=view, note=note, acts=acts, **self._clock())
 
     def model_data(self, name: str) -> ModelView:
         """Return what a model's page shows.
@@ -118,14 +148,25 @@ class ModelPages:
         Raises:
             NotFound: When there is no such model.
         """
-        versions = self._models.versions(name, limit=_MOST)
-        (found,) = [one for one in self._models.models() if one.name == name]
-        histories = [self._models.history(name, one.version) for one in versions]
-        return ModelView(found, versions, reigns(histories), *self._served(name))
+        found = self._models.registered(name)
+        page = self._models.search_versions(order="-version_number", model=name, limit=_MOST)
+        packaged = self._models.versions(name, limit=_MOST) if found.owner == "loop" else ()
+        histories = [self._models.history(name, one.version) for one in packaged]
+        return ModelView(
+            found,
+            page.versions,
+            {one.version: one for one in packaged},
+            page.cursor is not None,
+            reigns(histories),
+            self._changes(name),
+            *self._served(name),
+        )
 
-    def version(self, name: str, version: str) -> str:
+    def version(self, name: str, version: str, *, acts: bool) -> str:
         """Return a version's page."""
-        return self._render("tracking/model_version.html", view=self.version_data(name, version), **self._clock())
+        view = self.version_data(name, version)
+        note = rendered(view.version.description) if view.version.description else ""
+        return self._render("tracking/model_version.html", view=view, note=note, acts=acts, **self._clock())
 
     def version_data(self, name: str, version: str) -> VersionView:
         """Return what a version's page shows.
@@ -133,17 +174,20 @@ class ModelPages:
         Raises:
             NotFound: When there is no such version.
         """
-        history = self._models.history(name, version)
-        versions = self._models.versions(name, limit=_MOST)
-        everyone = reigns([self._models.history(name, one.version) for one in versions])
-        number = history.version.version
+        side = self._side(name, version)
+        number = side.version.version
+        page = self._models.search_versions(order="-version_number", model=name, limit=_MOST)
+        made = [one.version for one in page.versions] if side.history is not None else []
+        loop, endpoint = self._served(name)
         return VersionView(
-            history=history,
-            run=self._run(history.version.lineage.run),
-            reigns=tuple(one for one in everyone if one.version == number),
-            others=tuple(one.version for one in versions if one.version != number),
-            loop=self._served(name)[0],
-            endpoint=self._served(name)[1],
+            version=side.version,
+            history=side.history,
+            run=side.run,
+            reigns=tuple(one for one in reigns([self._models.history(name, n) for n in made]) if one.version == number),
+            changes=self._changes(name, number),
+            others=tuple(one.version for one in page.versions if one.version != number),
+            loop=loop,
+            endpoint=endpoint,
         )
 
     def compare(self, name: str, query: Mapping[str, Any]) -> str:
@@ -159,18 +203,25 @@ class ModelPages:
         left, right = str(query.get("left", "")), str(query.get("right", ""))
         if not left or not right:
             raise InvalidInput("two versions are compared", where="left, right", allowed="?left=1&right=2")
-        one, other = self._models.history(name, left), self._models.history(name, right)
-        runs = [self._run(side.version.lineage.run) for side in (one, other)]
-        measured = [{m.name: float(m.last) for m in run.metrics} if run else {} for run in runs]
+        sides = [self._side(name, one) for one in (left, right)]
+        measured = [{m.name: float(m.last) for m in side.run.metrics} if side.run else {} for side in sides]
         return VersionsCompared(
             model=name,
-            left=one.version,
-            right=other.version,
-            checks=_checks(one, other),
+            left=sides[0].version,
+            right=sides[1].version,
+            checks=_checks(*sides),
             metrics=side_by_side(measured),
-            params=side_by_side([side.version.lineage.params for side in (one, other)]),
-            made_of=side_by_side([_made_of(side.version) for side in (one, other)]),
+            params=side_by_side([_params(side) for side in sides]),
+            made_of=side_by_side([_made_of(side) for side in sides]),
         )
+
+    def _side(self, name: str, version: str) -> Side:
+        found = self._models.registered_version(name, version)
+        history = self._models.history(name, found.version) if found.owner == "loop" else None
+        return Side(found, history, self._run(history.version.lineage.run if history is not None else found.run))
+
+    def _changes(self, name: str, version: int | None = None) -> tuple[Change, ...]:
+        return tuple(reversed(self._models.changes(name, version, limit=_MOST)))
 
     def _run(self, identity: str) -> Run | None:
         try:
@@ -207,25 +258,49 @@ def reigns(histories: Sequence[VersionHistory]) -> tuple[Reign, ...]:
     return tuple(reversed(found))
 
 
-def _checks(one: VersionHistory, other: VersionHistory) -> tuple[Pair, ...]:
+def _checks(one: Side, other: Side) -> tuple[Pair, ...]:
     sides = [
-        {f"{evidence.kind}: {finding.name}": finding for evidence in side.evidence for finding in evidence.findings}
+        {
+            f"{evidence.kind}: {finding.name}": finding
+            for evidence in side.history.evidence
+            for finding in evidence.findings
+        }
+        if side.history is not None
+        else {}
         for side in (one, other)
     ]
-    return tuple(Pair(name, sides[0].get(name), sides[1].get(name)) for name in dict.fromkeys([*sides[0], *sides[1]]))
+    return tuple(Pair(name, sides[0].get(name), sides[1].get(name)) for name in dict.fromkeys(chain(*sides)))
 
 
-def _made_of(version: ModelVersion) -> dict[str, str]:
-    lineage: Lineage = version.lineage
+def _params(side: Side) -> Mapping[str, Any]:
+    if side.history is not None:
+        return side.history.version.lineage.params
+    return side.run.params if side.run is not None else {}
+
+
+def _made_of(side: Side) -> dict[str, str]:
     found = {
-        "bundle": version.bundle[:16],
-        "data": lineage.data_digest[:16],
-        "features": lineage.feature_digest[:16],
-        "code": lineage.code_digest[:16],
-        "environment": lineage.environment[:16],
-        "declaration": lineage.spec[:16],
-        "seed": str(lineage.seed),
-        "run": lineage.run,
-        "trigger": version.trigger,
+        "run": side.version.run,
+        "source": side.version.source,
+        "logged model": side.version.logged_model,
+        "by": side.version.user,
+        **{f"tag {name}": value for name, value in side.version.tags.items()},
     }
+    if side.history is not None:
+        version = side.history.version
+        lineage: Lineage = version.lineage
+        found = (
+            {
+                "bundle": version.bundle[:16],
+                "data": lineage.data_digest[:16],
+                "features": lineage.feature_digest[:16],
+                "code": lineage.code_digest[:16],
+                "environment": lineage.environment[:16],
+                "declaration": lineage.spec[:16],
+                "seed": str(lineage.seed),
+                "trigger": version.trigger,
+            }
+            | found
+            | {"run": lineage.run}
+        )
     return {name: value for name, value in found.items() if value}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 
@@ -35,7 +35,6 @@ _RECORDED, _LOCK, _DIFF = "recorded.json", "environment.lock", "code.diff"
 _SMALL = 500_000
 _MOST_FACTS = 40
 _DEEPEST = 4
-_MOST_MODELS = 200
 _MOST_VERSIONS = 200
 
 
@@ -133,13 +132,8 @@ def _models(workspace: Workspace, run: Run) -> tuple[tuple[str, LoggedModel], ..
 
 
 def _versions(workspace: Workspace, run: Run) -> tuple[Made, ...]:
-    models = workspace.models.models()
-    near: Sequence[str] = [one.name for one in models if one.name == run.experiment]
-    near = near or [one.name for one in models[:_MOST_MODELS]]
     endpoints = {one.loop for one in workspace.endpoints.plans()}
+    found = workspace.models.search_versions(filter=f"run_id = '{run.id}'", limit=_MOST_VERSIONS).versions
     return tuple(
-        Made(name, one.version, one.stage, one.aliases, name in endpoints)
-        for name in near
-        for one in workspace.models.versions(name, limit=_MOST_VERSIONS)
-        if one.lineage.run == run.id
+        Made(one.model, one.version, one.state or one.label, one.aliases, one.model in endpoints) for one in found
     )

@@ -49,8 +49,8 @@ def table(pages: Pages, workspace: Workspace) -> dict[str, Handler]:
         "/compare/importance.json": lambda request: data(found.weights(_query(request))),
         "/compare/changed": lambda request: html(found.changed_part(_query(request))),
         "/compare/changed.json": lambda request: data(found.changed(_query(request))),
-        "/models": lambda _: html(models.index()),
-        "/models.json": lambda _: data(models.models()),
+        "/models": lambda request: html(models.index(_query(request))),
+        "/models.json": lambda request: data(models.models(_query(request))),
         "/models/{name:str}": lambda request: _model(pages, request),
         "/models/{name:str}/{version:str}": lambda request: _version(pages, request),
     }
@@ -99,7 +99,7 @@ def _raw(workspace: Workspace, request: Asked) -> Response[Any]:
 
 def _model(pages: Pages, request: Asked) -> Response[Any]:
     name, wants_data = split(said(request, "name"))
-    return data(pages.models.model_data(name)) if wants_data else html(pages.models.model(name))
+    return data(pages.models.model_data(name)) if wants_data else html(pages.models.model(name, acts=acts(request)))
 
 
 def _version(pages: Pages, request: Asked) -> Response[Any]:
@@ -108,4 +108,6 @@ def _version(pages: Pages, request: Asked) -> Response[Any]:
     if version == "compare":
         query = _query(request)
         return data(pages.models.compare_data(name, query)) if wants_data else html(pages.models.compare(name, query))
-    return data(pages.models.version_data(name, version)) if wants_data else html(pages.models.version(name, version))
+    if wants_data:
+        return data(pages.models.version_data(name, version))
+    return html(pages.models.version(name, version, acts=acts(request)))

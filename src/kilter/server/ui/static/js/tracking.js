@@ -35,9 +35,10 @@ note?.querySelector("form")?.addEventListener("submit", async (event) => {
   if (/** @type {any} */ (event).submitter?.value !== "yes") return;
   event.preventDefault();
   const text = /** @type {HTMLTextAreaElement} */ (note.querySelector("textarea")).value;
-  const problem = await send(note.dataset.verb ?? "", { ...JSON.parse(note.dataset.body ?? "{}"), tags: { "mlflow.note.content": text } });
-  const said = note.querySelector(".problem");
-  if (problem && said) said.textContent = problem;
+  const said = note.dataset.field ? { [note.dataset.field]: text } : { tags: { "mlflow.note.content": text } };
+  const problem = await send(note.dataset.verb ?? "", { ...JSON.parse(note.dataset.body ?? "{}"), ...said });
+  const place = note.querySelector(".problem");
+  if (problem && place) place.textContent = problem;
   else location.reload();
 });
 
