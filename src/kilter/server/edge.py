@@ -18,7 +18,7 @@ from kilter.core.errors import Forbidden, KilterError, Unauthorized
 from kilter.operations.identity import Identity
 from kilter.server.access import SESSION_SECONDS, Access, Sessions
 from kilter.server.aws.signature import role_of
-from kilter.server.google.names import PREFIX as GOOGLE
+from kilter.server.google.names import PREFIXES as GOOGLE
 from kilter.server.google.status import refusal
 from kilter.server.identity import Identities
 from kilter.server.metrics import Metrics

@@ -76,6 +76,7 @@ class Models:
 
     def __init__(self, models: ModelService, runs: RunService) -> None:
         self._models = models
+        self._runs = runs
         self._sources = Sources(models, runs)
 
     # ------------------------------------------------------------ reading
@@ -145,7 +146,7 @@ class Models:
         labels = words.check_labels(model.get("labels") or {})
         made = self._upload(model, caller)
         if parent:
-            name = names.model_of(parent, "parentModel")
+            name = self._found(names.model_of(parent, "parentModel"))[0].model.name
             caller.check(name)
             tags = {**made.tags, **labels}
             version, change = self._models.publish(name, msgspec.structs.replace(made, tags=tags), caller.by)
@@ -293,6 +294,8 @@ class Models:
             return Upload(source=PACKAGE, location=PACKAGE, description=description, tags=tags, aliases=aliases)
         run, logged = _named_in(uri)
         try:
+            if run is not None:
+                self._runs.get(run)
             found = self._sources.checked(uri, run, logged, caller.host)
         except Refused as error:
             kind: type[NotFound | InvalidInput] = NotFound if error.mlflow_code == MISSING else InvalidInput

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import quote, unquote
 
 from kilter.core.errors import InvalidInput
 
-PREFIX = "/v1/projects/"
-"""Below this path Google's words are spoken."""
+PREFIXES = ("/v1/projects/", "/ui/projects/")
+"""Below these paths Google's words are spoken; its client asks for operations below the second."""
 
 _PLACE = re.compile(
     r"projects/(?P<project>[A-Za-z0-9][\w.:-]{0,99})/locations/(?P<location>[a-z0-9-]{1,63})(?P<rest>(?:/.*|\Z))"
@@ -44,7 +43,7 @@ class Place:
 
     def model(self, model: str, version: int | None = None) -> str:
         """Return the name of a model, or of one of its versions."""
-        return f"{self.name}/models/{quote(model, safe='')}{'' if version is None else f'@{version}'}"
+        return f"{self.name}/models/{model}{'' if version is None else f'@{version}'}"
 
     def operation(self, model: str, number: int) -> str:
         """Return the name of an operation."""
@@ -76,7 +75,7 @@ def route_of(path: str) -> Route:
     Raises:
         InvalidInput: When it names no location of a project.
     """
-    place, rest = _place_of(path.removeprefix("/v1/"), "path")
+    place, rest = _place_of(path[path.index("projects/") :], "path")
     if rest in {"/models", "/models:upload"}:
         return Route(place, "models", verb=rest.partition(":")[2])
     if found := _MODEL.match(rest):
@@ -87,7 +86,7 @@ def route_of(path: str) -> Route:
 
 
 def model_of(name: str, where: str) -> str:
-    """Return the model that a whole name in a body names, without a version.
+    """Return the model that a whole name in a body names, as it is written there.
 
     Raises:
         InvalidInput: When it is no model's name.
@@ -98,7 +97,7 @@ def model_of(name: str, where: str) -> str:
         raise InvalidInput(
             f"{name[:200]!r} is not a model's name", where=where, allowed="projects/P/locations/L/models/M"
         )
-    return unquote(found["model"].partition("@")[0])
+    return found["model"]
 
 
 def split(text: str) -> tuple[str, str]:
