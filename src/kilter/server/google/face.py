@@ -55,7 +55,8 @@ class Face:
             status, body, headers = refusal(known(error, str(scope.get(REQUEST, ""))))
         headers = [*headers, (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        sent = b"" if scope["method"] == "HEAD" else body
+        await send({"type": "http.response.body", "body": sent, "more_body": False})
 
     async def _answer(self, scope: Scope, receive: Receive) -> bytes:
         path, method = scope["path"], scope["method"]
