@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -51,6 +52,7 @@ def serving(store: Path, **variables: str):
             assert process.wait(20) == 0
     finally:
         process.kill()
+        process.wait(20)
 
 
 def flight(store: Path) -> None:
@@ -433,3 +435,76 @@ def test_persons_come_with_their_own_tokens_and_projects(tmp_path):
         assert call(url, "DELETE", "/models/flight", None, FRAUD)[0] == 403
         with closing(connect(url, OWNER)) as kilter:
             assert {one.by for one in kilter.models.changes("fraud-cards")} == {"bo"}
+
+
+VALUES: list[Any] = [
+    None,
+    "",
+    "a",
+    "\x00",
+    "\ud800",
+    "é" * 300,
+    0,
+    -1,
+    1e308,
+    True,
+    [],
+    ["a"],
+    [None],
+    {},
+    {"a": {}},
+    {"a": "b"},
+]
+FIELDS = (
+    *("displayName", "description", "versionDescription", "versionAliases", "labels", "artifactUri", "containerSpec"),
+    *("predictSchemata", "metadataSchemaUri", "etag", "name", "display_name", "colour"),
+)
+ABOUT = [
+    "flight",
+    "flight@1",
+    "flight@champion",
+    "flight@-",
+    "none",
+    "@",
+    "a@",
+    "@a",
+    "%00",
+    "%ff",
+    "%F0%9F%98%80",
+    "x" * 3000,
+]
+MASKS = ["", "labels", "description,labels", "version_description", "displayName", "*", "%00"]
+ASKED = ["%00", "%27", "%22", "%22%5C", "a=%22", "labels.a:*", "%ff", "1e9", "W10=", "bnVsbA==", "%F0%9F%98%80"]
+
+
+def request_by(chance: random.Random) -> tuple[str, str, Any]:
+    """A request that is nearly one."""
+    model: Any = {chance.choice(FIELDS): chance.choice(VALUES) for _ in range(chance.randrange(5))}
+    model = model if chance.random() < 0.9 else chance.choice(VALUES)
+    name = chance.choice(ABOUT)
+    match chance.randrange(4):
+        case 0:
+            body = {"model": model, **({"modelId": chance.choice(VALUES)} if chance.random() < 0.3 else {})}
+            if chance.random() < 0.3:
+                body["parentModel"] = chance.choice([*VALUES, "projects/p/locations/l/models/flight"])
+            return "POST", "/models:upload", body
+        case 1:
+            return "PATCH", f"/models/{name}?updateMask={chance.choice(MASKS)}", model
+        case 2:
+            aliases = chance.choice([*VALUES, ["-a", "-"], ["b" * 200], ["champion"]])
+            return "POST", f"/models/{name}:mergeVersionAliases", {"versionAliases": aliases}
+        case _:
+            field = chance.choice(["filter", "orderBy", "pageToken", "pageSize", "readMask", "alt"])
+            return "GET", f"/models?{field}={chance.choice(ASKED)}", None
+
+
+def test_no_request_makes_the_server_fail(tmp_path):
+    flight(tmp_path / "store")
+    chance = random.Random(7)
+    with serving(tmp_path / "store", KILTER_TOKEN=OWNER) as (url, _):
+        for _ in range(500):
+            asked = request_by(chance)
+            status, said = call(url, *asked)
+            assert status in {200, 400, 404, 409, 501}, (asked, said)
+        assert call(url, "GET", "/models/flight")[1]["versionAliases"] == ["default", "champion"]
+        assert call(url, "GET", "/models?pageSize=1000")[0] == 200
