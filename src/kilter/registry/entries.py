@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -151,24 +152,7 @@ class EntryOperations:
             found = version_row(connection, row, version)
             if row.owner == "loop":
                 raise refuse_loops_model(model, "its versions are kept")
-            now = self._clock.now()
-            for alias, number in aliases_of(connection, [row]).get(row.id, {}).items():
-                if number == version:
-                    note(
-                        connection,
-                        row,
-                        "alias",
-                        now,
-                        field=alias,
-                        version=version,
-                        before=str(version),
-                        by=by,
-                        reason="the version was deleted",
-                    )
-            for table in (free_aliases, version_tags, entries):
-                connection.execute(table.delete().where(table.c.model == row.id, table.c.version == version))
-            _touch(connection, row, now)
-            note(connection, row, "version", now, version=version, before=found.source, by=by, reason=reason)
+            erase(connection, row, found, self._clock.now(), by, reason)
 
     @operation(writes=True)
     def assign_alias(self, model: str, alias: str, version: int, by: str = "", reason: str = "") -> RegisteredVersion:
@@ -189,30 +173,9 @@ class EntryOperations:
         check_alias(alias)
         with self._database.transaction() as connection:
             row = model_row(connection, model, held=True)
-            _refuse_loops(row, alias)
+            refuse_loops(row, alias)
             version_row(connection, row, version)
-            before = _pointed(connection, row, alias)
-            if before != version:
-                insert = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(free_aliases)
-                connection.execute(
-                    insert.values(model=row.id, alias=alias, version=version).on_conflict_do_update(
-                        index_elements=["model", "alias"], set_={"version": version}
-                    )
-                )
-                was = None if before is None else str(before)
-                now = self._clock.now()
-                note(
-                    connection,
-                    row,
-                    "alias",
-                    now,
-                    field=alias,
-                    version=version,
-                    before=was,
-                    after=str(version),
-                    by=by,
-                    reason=reason,
-                )
+            point(connection, row, alias, version, self._clock.now(), by, reason)
             return _one(connection, row, version)
 
     @operation(writes=True)
@@ -225,25 +188,8 @@ class EntryOperations:
         """
         with self._database.transaction() as connection:
             row = model_row(connection, model, held=True)
-            _refuse_loops(row, alias)
-            before = _pointed(connection, row, alias)
-            if before is None:
-                return
-            connection.execute(
-                free_aliases.delete().where(free_aliases.c.model == row.id, free_aliases.c.alias == alias)
-            )
-            now = self._clock.now()
-            note(
-                connection,
-                row,
-                "alias",
-                now,
-                field=alias,
-                version=before,
-                before=str(before),
-                by=by,
-                reason=reason,
-            )
+            refuse_loops(row, alias)
+            unpoint(connection, row, alias, self._clock.now(), by, reason)
 
     @operation(writes=True)
     def set_stage(
@@ -375,13 +321,57 @@ def _one(connection: sa.Connection, row: sa.Row[Any], number: int) -> Registered
     return filled_versions(connection, [version_row(connection, row, number)])[0]
 
 
-def _pointed(connection: sa.Connection, row: sa.Row[Any], alias: str) -> int | None:
+def point(
+    connection: sa.Connection, row: sa.Row[Any], alias: str, version: int, now: datetime, by: str, reason: str = ""
+) -> None:
+    """Point an alias of people's at a version, in the caller's transaction."""
+    before = pointed(connection, row, alias)
+    if before == version:
+        return
+    insert = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(free_aliases)
+    connection.execute(
+        insert.values(model=row.id, alias=alias, version=version).on_conflict_do_update(
+            index_elements=["model", "alias"], set_={"version": version}
+        )
+    )
+    was = None if before is None else str(before)
+    after = str(version)
+    note(connection, row, "alias", now, field=alias, version=version, before=was, after=after, by=by, reason=reason)
+
+
+def unpoint(connection: sa.Connection, row: sa.Row[Any], alias: str, now: datetime, by: str, reason: str = "") -> None:
+    """Take an alias of people's away, in the caller's transaction; nothing happens when nothing has it."""
+    before = pointed(connection, row, alias)
+    if before is None:
+        return
+    connection.execute(free_aliases.delete().where(free_aliases.c.model == row.id, free_aliases.c.alias == alias))
+    note(connection, row, "alias", now, field=alias, version=before, before=str(before), by=by, reason=reason)
+
+
+def erase(
+    connection: sa.Connection, row: sa.Row[Any], found: sa.Row[Any], now: datetime, by: str, reason: str = ""
+) -> None:
+    """Delete a client's version with its tags and aliases, in the caller's transaction."""
+    version = int(found.version)
+    for alias, number in aliases_of(connection, [row]).get(row.id, {}).items():
+        if number == version:
+            was, why = str(version), "the version was deleted"
+            note(connection, row, "alias", now, field=alias, version=version, before=was, by=by, reason=why)
+    for table in (free_aliases, version_tags, entries):
+        connection.execute(table.delete().where(table.c.model == row.id, table.c.version == version))
+    _touch(connection, row, now)
+    note(connection, row, "version", now, version=version, before=found.source, by=by, reason=reason)
+
+
+def pointed(connection: sa.Connection, row: sa.Row[Any], alias: str) -> int | None:
+    """Return the version that an alias of people's points at, or None."""
     of = (free_aliases.c.model == row.id) & (free_aliases.c.alias == alias)
     found = connection.execute(sa.select(free_aliases.c.version).where(of)).scalar()
     return None if found is None else int(found)
 
 
-def _refuse_loops(row: sa.Row[Any], alias: str) -> None:
+def refuse_loops(row: sa.Row[Any], alias: str) -> None:
+    """Refuse to move an alias that the model's loop moves."""
     if row.owner == "loop" and alias.lower() in LOOPS_ALIASES:
         raise refuse_loops_alias(row.name, alias)
 

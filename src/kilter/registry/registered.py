@@ -99,12 +99,7 @@ class RegisteredOperations:
         """
         with self._database.transaction() as connection:
             row = model_row(connection, name, held=True)
-            if row.owner == "loop":
-                raise refuse_loops_model(name, "it can't be deleted while the loop is there")
-            for table in (free_aliases, version_tags, model_tags, entries):
-                connection.execute(table.delete().where(table.c.model == row.id))
-            connection.execute(registered.delete().where(registered.c.id == row.id))
-            note(connection, row, "model", self._clock.now(), before=name, by=by, reason=reason)
+            erase_model(connection, row, self._clock.now(), by, reason)
 
     @operation(writes=True)
     def describe(
@@ -118,23 +113,7 @@ class RegisteredOperations:
         check_text(description, "description")
         with self._database.transaction() as connection:
             row = model_row(connection, model, held=True)
-            of = row if version is None else version_row(connection, row, version)
-            if of.description == description:
-                return
-            now = self._clock.now()
-            table, where = _of(row, version)
-            connection.execute(table.update().where(where).values(description=description, changed_at=now))
-            note(
-                connection,
-                row,
-                "description",
-                now,
-                version=version,
-                before=of.description or None,
-                after=description,
-                by=by,
-                reason=reason,
-            )
+            put_description(connection, row, description, version, self._clock.now(), by, reason)
 
     @operation(writes=True)
     def tag(self, model: str, tags: dict[str, str], version: int | None = None, by: str = "", reason: str = "") -> None:
@@ -147,26 +126,7 @@ class RegisteredOperations:
         check_tags(tags)
         with self._database.transaction() as connection:
             row = model_row(connection, model, held=True)
-            table, key = model_tags, {"model": row.id}
-            if version is not None:
-                version_row(connection, row, version)
-                table, key = version_tags, {"model": row.id, "version": version}
-            now = self._clock.now()
-            before = write_tags(connection, table, key, tags)
-            for name, value in tags.items():
-                if before.get(name) != value:
-                    note(
-                        connection,
-                        row,
-                        "tag",
-                        now,
-                        field=name,
-                        version=version,
-                        before=before.get(name),
-                        after=value,
-                        by=by,
-                        reason=reason,
-                    )
+            put_tags(connection, row, tags, version, self._clock.now(), by, reason)
 
     @operation(writes=True)
     def untag(self, model: str, name: str, version: int | None = None, by: str = "", reason: str = "") -> None:
@@ -177,17 +137,7 @@ class RegisteredOperations:
         """
         with self._database.transaction() as connection:
             row = model_row(connection, model, held=True)
-            of = (model_tags.c.model == row.id) & (model_tags.c.name == name)
-            table = model_tags
-            if version is not None:
-                version_row(connection, row, version)
-                table = version_tags
-                of = (table.c.model == row.id) & (table.c.version == version) & (table.c.name == name)
-            before = connection.execute(sa.select(table.c.value).where(of)).scalar()
-            if before is not None:
-                connection.execute(table.delete().where(of))
-                now = self._clock.now()
-                note(connection, row, "tag", now, field=name, version=version, before=before, by=by, reason=reason)
+            take_tag(connection, row, name, version, self._clock.now(), by, reason)
 
 
 def make_model(connection: sa.Connection, name: str, owner: Owner, now: datetime, description: str = "") -> bool:
@@ -219,6 +169,84 @@ def write_tags(connection: sa.Connection, table: sa.Table, key: dict[str, Any], 
         [{**key, "name": name, "value": value} for name, value in tags.items()],
     )
     return before
+
+
+def erase_model(connection: sa.Connection, row: sa.Row[Any], now: datetime, by: str, reason: str = "") -> None:
+    """Delete a client's model with all that belongs to it, in the caller's transaction.
+
+    Raises:
+        Conflict: When a loop owns it.
+    """
+    if row.owner == "loop":
+        raise refuse_loops_model(row.name, "it can't be deleted while the loop is there")
+    for table in (free_aliases, version_tags, model_tags, entries):
+        connection.execute(table.delete().where(table.c.model == row.id))
+    connection.execute(registered.delete().where(registered.c.id == row.id))
+    note(connection, row, "model", now, before=row.name, by=by, reason=reason)
+
+
+def put_description(
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    description: str,
+    version: int | None,
+    now: datetime,
+    by: str,
+    reason: str = "",
+) -> None:
+    """Describe a model, or one of its versions, in the caller's transaction."""
+    of = row if version is None else version_row(connection, row, version)
+    if of.description == description:
+        return
+    table, where = _of(row, version)
+    connection.execute(table.update().where(where).values(description=description, changed_at=now))
+    before = of.description or None
+    note(connection, row, "description", now, version=version, before=before, after=description, by=by, reason=reason)
+
+
+def put_tags(
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    tags: dict[str, str],
+    version: int | None,
+    now: datetime,
+    by: str,
+    reason: str = "",
+) -> None:
+    """Say something about a model, or about one of its versions, in the caller's transaction."""
+    table, key = model_tags, {"model": row.id}
+    if version is not None:
+        version_row(connection, row, version)
+        table, key = version_tags, {"model": row.id, "version": version}
+    before = write_tags(connection, table, key, tags)
+    for name, value in tags.items():
+        was = before.get(name)
+        if was != value:
+            note(
+                connection, row, "tag", now, field=name, version=version, before=was, after=value, by=by, reason=reason
+            )
+
+
+def take_tag(
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    name: str,
+    version: int | None,
+    now: datetime,
+    by: str,
+    reason: str = "",
+) -> None:
+    """Take back what was said about a model, or about a version, in the caller's transaction."""
+    of = (model_tags.c.model == row.id) & (model_tags.c.name == name)
+    table = model_tags
+    if version is not None:
+        version_row(connection, row, version)
+        table = version_tags
+        of = (table.c.model == row.id) & (table.c.version == version) & (table.c.name == name)
+    before = connection.execute(sa.select(table.c.value).where(of)).scalar()
+    if before is not None:
+        connection.execute(table.delete().where(of))
+        note(connection, row, "tag", now, field=name, version=version, before=before, by=by, reason=reason)
 
 
 def adopt(connection: sa.Connection, name: str, number: int, run: str, reason: str, now: datetime) -> None:

@@ -24,7 +24,7 @@ LOOPS_ALIASES = frozenset({"champion", "challenger"})
 PLACEHOLDERS = frozenset({"dummy-source", "prompt-template"})
 """What stands for the source of a prompt, which is all in its tags."""
 PACKAGE = "model-package"
-"""What stands for the source of a model package: what SageMaker runs is said in its tags, and its files are not this server's."""
+"""What stands for the source of a version whose files are not this server's: what SageMaker or Vertex AI runs is said in its tags."""
 
 _SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
 _ALIAS = re.compile(r"[\w\-]+\Z")

@@ -37,6 +37,7 @@ from kilter.registry.records import (
 from kilter.registry.registered import RegisteredOperations, adopt, claim
 from kilter.registry.searching import SearchOperations
 from kilter.registry.tables import aliases, approvals, changes, entries, evidence, models, registered, stages, versions
+from kilter.registry.together import TogetherOperations
 from kilter.registry.webhooks import WebhookOperations
 
 _NAME = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
@@ -48,7 +49,9 @@ _LONGEST_NAME = 128
 REFERENCE_ALLOWED = 'a number such as 7 or "v7", "champion", "challenger" or an alias of yours'
 
 
-class ModelService(RegisteredOperations, EntryOperations, SearchOperations, ChangeOperations, WebhookOperations):
+class ModelService(
+    RegisteredOperations, EntryOperations, SearchOperations, ChangeOperations, TogetherOperations, WebhookOperations
+):
     """Models, their versions, and what is known about them.
 
     Methods that take a connection write in the caller's transaction, so that a decision, its event and its marks are

@@ -35,6 +35,8 @@ from kilter.server.aws.face import Face
 from kilter.server.aws.packages import Packages
 from kilter.server.door import Door
 from kilter.server.edge import AREA, REQUEST, App, Edge, Receive, Scope, Send, area_of
+from kilter.server.google.face import Face as GoogleFace
+from kilter.server.google.models import Models as GoogleModels
 from kilter.server.identity import Identities
 from kilter.server.metrics import Metrics
 from kilter.server.mlflow.exported import Exported
@@ -142,7 +144,7 @@ def build(parts: Parts) -> Application:
 
 
 def _beside(router: App, parts: Parts, pool: Pool, targets: Targets) -> App:
-    """Return the router with MLflow's wire beside it, where there are runs to track."""
+    """Return the router with the wires of others beside it, where there are runs to track."""
     runs = parts.services.get("runs")
     if not isinstance(runs, RunService):
         return router
@@ -159,12 +161,14 @@ def _beside(router: App, parts: Parts, pool: Pool, targets: Targets) -> App:
     spans = None if rooms.traces is None else Spans(rooms.traces, pool, targets)
     loops = _of(LoopService, services.get("loops"))
     amazon: App = router if models is None or loops is None else Face(Packages(models, loops), pool)
+    google: App = router if models is None else GoogleFace(GoogleModels(models, runs), pool)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get(AREA) == "aws":
             await amazon(scope, receive, send)
             return
-        chosen = wire if scope["type"] == "http" and area_of(scope["path"]) == "mlflow" else router
+        area = area_of(scope["path"]) if scope["type"] == "http" else ""
+        chosen: App = wire if area == "mlflow" else google if area == "google" else router
         if spans is not None and chosen is wire and scope["path"] == SPANS:
             chosen = spans
         await chosen(scope, receive, send)

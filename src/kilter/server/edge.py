@@ -18,6 +18,8 @@ from kilter.core.errors import Forbidden, KilterError, Unauthorized
 from kilter.operations.identity import Identity
 from kilter.server.access import SESSION_SECONDS, Access, Sessions
 from kilter.server.aws.signature import role_of
+from kilter.server.google.names import PREFIXES as GOOGLE
+from kilter.server.google.status import refusal
 from kilter.server.identity import Identities
 from kilter.server.metrics import Metrics
 from kilter.server.problems import Malformed, TooLarge, WrongMedia, WrongMethod, known, problem
@@ -45,6 +47,8 @@ _SPANS = "/v1/traces"
 _WIRE = frozenset({"/version", "/health", _SPANS})
 _FILES = ("/api/2.0/mlflow-artifacts/artifacts/", "/api/2.0/mlflow-artifacts/mpu/part/")
 _AMAZON = "SageMaker."
+_WIRES = frozenset({"mlflow", "google"})
+"""Areas that speak as others do, to these others' clients."""
 _ONCE = (b"host", b"authorization", b"content-length", b"content-type", b"origin", b"cookie", b"transfer-encoding")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -63,9 +67,11 @@ _HEADERS = (
 
 
 def area_of(path: str) -> str:
-    """Return which part of the server a path belongs to: ``health``, ``api``, ``mlflow`` or ``page``."""
+    """Return which part of the server a path belongs to: ``health``, ``api``, ``mlflow``, ``google`` or ``page``."""
     if path in _HEALTH:
         return "health"
+    if path.startswith(GOOGLE):
+        return "google"
     if path in _WIRE or path.startswith(("/api/2.0/mlflow", "/api/3.0/mlflow")):
         return "mlflow"
     machine = path in {"/openapi.json", "/mcp"} or path == "/api" or path.startswith(("/api/", "/mcp/"))
@@ -121,7 +127,7 @@ class Edge:
         except Exception as error:  # the edge of the process: whatever happens becomes an answer
             if answer.status:  # too late for a problem document: cut the connection, so that nobody takes it as whole
                 raise
-            await _refuse(answer, known(error, request), request)
+            await _refuse(answer, known(error, request), request, area_of(scope["path"]))
         finally:
             self._metrics.running -= 1
             self._metrics.count(area, answer.status or 499, time.perf_counter() - began)
@@ -130,7 +136,7 @@ class Edge:
         method, path = scope["method"], scope["path"]
         headers = _single(scope["headers"])
         area = area_of(path)
-        allowed = _WIRE_METHODS if area == "mlflow" else _METHODS
+        allowed = _WIRE_METHODS if area in _WIRES else _METHODS
         if method not in allowed:
             raise WrongMethod("the method isn't used here", where="method", allowed=", ".join(sorted(allowed)))
         _check_site(headers, method, self._access)
@@ -206,7 +212,7 @@ class Edge:
                 raise Forbidden("a browser's session writes only from this server's own pages", where="Origin")
             return found
         everybody = not self._identities.closed
-        if area == "mlflow" and self._access.open_wire and everybody:
+        if area in _WIRES and self._access.open_wire and everybody:
             return Identity(role="editor")
         if area == "health" or path.startswith(OPEN):
             return Identity()
@@ -256,9 +262,12 @@ class _Answer:
         await self._send(message)
 
 
-async def _refuse(answer: _Answer, error: KilterError, request: str) -> None:
-    status, body, headers = problem(error, request)
-    fields = [(name.encode(), value.encode()) for name, value in headers.items()]
+async def _refuse(answer: _Answer, error: KilterError, request: str, area: str) -> None:
+    if area == "google":
+        status, body, fields = refusal(error)
+    else:
+        status, body, headers = problem(error, request)
+        fields = [(name.encode(), value.encode()) for name, value in headers.items()]
     fields.append((b"content-length", str(len(body)).encode()))
     await answer.send({"type": "http.response.start", "status": status, "headers": fields})
     await answer.send({"type": "http.response.body", "body": body})
