@@ -6,11 +6,9 @@ import http.client
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,39 +18,13 @@ import pytest
 from kilter.core.access import secret_digest
 from kilter.core.digests import digest
 from kilter.loop.workspace import Workspace, connect
-from kilter.operations.running import RunFolder
+from kilter.testing.server import RunningServer
 
 VIEWER = "viewer-of-the-test"
 EDITOR = "editor-of-the-test"
 OWNER = "owner-of-the-test-0123456789"
 FRAUD = "token-of-bo-who-edits-fraud-only-0123456789"
 PLACE = "/v1/projects/p/locations/l"
-
-
-@contextmanager
-def serving(store: Path, **variables: str):
-    """A server on a store, and its process."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("KILTER_")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kilter.cli.main", "server", "--store", str(store), "--port", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment | variables,
-    )
-    try:
-        folder = RunFolder(store / "run")
-        deadline = time.monotonic() + 60
-        while (running := folder.read("server")) is None or running.pid != process.pid:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield running.url, process
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
-    finally:
-        process.kill()
-        process.wait(20)
 
 
 def flight(store: Path) -> None:
@@ -71,7 +43,8 @@ def server(tmp_path_factory):
     store = tmp_path_factory.mktemp("vertex") / "store"
     flight(store)
     tokens = {"KILTER_TOKEN": OWNER, "KILTER_VIEWER_TOKEN": VIEWER, "KILTER_EDITOR_TOKEN": EDITOR}
-    with serving(store, **tokens) as (url, _):
+    with RunningServer(store, **tokens) as server:
+        url = server.url
         yield url, OWNER
 
 
@@ -188,7 +161,8 @@ def test_a_token_has_its_role_with_googles_client(server):
 
 def test_on_ones_own_machine_the_client_comes_without_a_token(tmp_path):
     flight(tmp_path / "store")
-    with serving(tmp_path / "store") as (url, _):
+    with RunningServer(tmp_path / "store") as server:
+        url = server.url
         nothing = ["nothing"]
         assert client_says((url, ""), "role") == {"list": nothing, "upload": nothing, "alias": nothing}
 
@@ -399,12 +373,12 @@ def test_the_door_speaks_googles_words_too(server):
 
 
 def test_an_upload_that_was_acknowledged_outlives_the_server_and_its_operation_is_found(tmp_path):
-    with serving(tmp_path / "store", KILTER_TOKEN=OWNER) as (url, process):
+    with RunningServer(tmp_path / "store", KILTER_TOKEN=OWNER) as server:
+        url = server.url
         body = {"model": {"displayName": "kept", "artifactUri": "gs://bucket/kept", "versionAliases": ["gold"]}}
         _, operation = call(url, "POST", "/models:upload", body)
-        process.kill()
-        process.wait(20)
-    with serving(tmp_path / "store", KILTER_TOKEN=OWNER) as (url, _):
+        server.kill()
+        server.start()
         assert call(url, "GET", f"/v1/{operation['name']}") == (200, operation)
         found = call(url, "GET", "/models/kept@gold")[1]
         assert (found["artifactUri"], found["versionAliases"]) == ("gs://bucket/kept", ["default", "gold"])
@@ -413,7 +387,8 @@ def test_an_upload_that_was_acknowledged_outlives_the_server_and_its_operation_i
 def test_persons_come_with_their_own_tokens_and_projects(tmp_path):
     store = tmp_path / "store"
     flight(store)
-    with serving(store, KILTER_TOKEN=OWNER) as (url, _):
+    with RunningServer(store, KILTER_TOKEN=OWNER) as server:
+        url = server.url
         with closing(connect(url, OWNER)) as kilter:
             kilter.people.add("root", "admin")
             kilter.people.add("bo")
@@ -501,7 +476,8 @@ def request_by(chance: random.Random) -> tuple[str, str, Any]:
 def test_no_request_makes_the_server_fail(tmp_path):
     flight(tmp_path / "store")
     chance = random.Random(7)
-    with serving(tmp_path / "store", KILTER_TOKEN=OWNER) as (url, _):
+    with RunningServer(tmp_path / "store", KILTER_TOKEN=OWNER) as server:
+        url = server.url
         for _ in range(500):
             asked = request_by(chance)
             status, said = call(url, *asked)

@@ -41,7 +41,7 @@ def test_a_new_model_comes_with_its_first_version_and_its_default(models: ModelS
         {"t": "u"},
     )
     assert (version.version, sorted(version.aliases), version.tags) == (1, ["default", "gold"], {"a": "b"})
-    assert (models.change(change).sentence(), models.change(change).by) == ("version set to model-package", "ana")
+    assert (models.change(change).sentence(), models.change(change).by) == ("registered from model-package", "ana")
     assert (models.registered("fraud").description, models.registered("fraud").tags) == ("cards", {"t": "u"})
     with pytest.raises(Taken):
         models.publish_new("fraud", UPLOAD, "ana")
