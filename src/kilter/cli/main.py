@@ -26,7 +26,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "resume": ("life", "let a loop go on"),
         "retrain": ("life", "ask for a challenger now"),
         "approve": ("life", "let a version that waits for it take traffic"),
-        "promote": ("life", "end the bake of a version and make it champion"),
+        "promote": ("promote", "end the bake of a version; with --to, bring it to another environment"),
         "tune": ("tune", "search for better parameters: of a loop, or of any command"),
         "rollback": ("life", "take the release in flight, or the champion, back"),
         "freeze": ("freeze", "hold releases where they are"),

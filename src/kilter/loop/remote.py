@@ -13,6 +13,7 @@ from kilter.llm.datasets import EvaluationDatasetService
 from kilter.llm.service import TraceService
 from kilter.loop.events import JournalService
 from kilter.loop.experiments import ExperimentService
+from kilter.loop.promotion.service import PromotionService
 from kilter.loop.service import LoopService
 from kilter.loop.tuning.service import StudyService
 from kilter.loop.versions.deployments import DeploymentService
@@ -120,6 +121,11 @@ class Kilter(Protocol):
         ...
 
     @property
+    def promotions(self) -> PromotionService:
+        """Versions on their way to another environment, and from one."""
+        ...
+
+    @property
     def devices(self) -> DeviceService:
         """Releases for devices, and what they answered."""
         ...
@@ -162,6 +168,7 @@ SERVICES: dict[str, type] = {
     "loops": LoopService,
     "journal": JournalService,
     "deployments": DeploymentService,
+    "promotions": PromotionService,
     "devices": DeviceService,
     "people": PeopleService,
     "traces": TraceService,
@@ -268,6 +275,11 @@ class RemoteKilter:
     def deployments(self) -> DeploymentService:
         """Models without a loop."""
         return self._service("deployments", DeploymentService)
+
+    @cached_property
+    def promotions(self) -> PromotionService:
+        """Versions on their way to another environment, and from one."""
+        return self._service("promotions", PromotionService)
 
     @cached_property
     def devices(self) -> DeviceService:

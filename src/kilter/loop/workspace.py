@@ -30,6 +30,7 @@ from kilter.llm.datasets import EvaluationDatasetService
 from kilter.llm.service import TraceService
 from kilter.loop.events import JournalService
 from kilter.loop.experiments import ExperimentService
+from kilter.loop.promotion.service import PromotionService
 from kilter.loop.recorded import watched_inputs
 from kilter.loop.remote import SERVICES, Kilter, RemoteKilter
 from kilter.loop.service import LoopService
@@ -249,6 +250,11 @@ class Workspace:
         return DeploymentService(
             self.database, self.objects, self.journal_log, self.models, self.endpoints, self.clock, self.store.run
         )
+
+    @cached_property
+    def promotions(self) -> PromotionService:
+        """Versions on their way to another environment, and from one."""
+        return PromotionService(self.database, self.objects, self.journal_log, self.models, self.loops, self.clock)
 
     @cached_property
     def devices(self) -> DeviceService:
