@@ -60,6 +60,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "people": ("people", "who works with the store, with which roles and tokens"),
         "keys": ("keys", "who may call the endpoints: create, list, revoke"),
         "log": ("log", "the logs on disk: size, readers, retention, archive"),
+        "lineage": ("lineage", "what the journal says about lineage, as OpenLineage"),
         "journal": ("journal", "what happened: list, follow, verify"),
         "doctor": ("doctor", "look at the installation and the store"),
     },

@@ -13,6 +13,7 @@ from kilter.llm.datasets import EvaluationDatasetService
 from kilter.llm.service import TraceService
 from kilter.loop.events import JournalService
 from kilter.loop.experiments import ExperimentService
+from kilter.loop.openlineage.service import LineageService
 from kilter.loop.promotion.service import PromotionService
 from kilter.loop.service import LoopService
 from kilter.loop.tuning.service import StudyService
@@ -116,6 +117,11 @@ class Kilter(Protocol):
         ...
 
     @property
+    def lineage(self) -> LineageService:
+        """The journal in OpenLineage's words."""
+        ...
+
+    @property
     def deployments(self) -> DeploymentService:
         """Models without a loop."""
         ...
@@ -167,6 +173,7 @@ SERVICES: dict[str, type] = {
     "experiments": ExperimentService,
     "loops": LoopService,
     "journal": JournalService,
+    "lineage": LineageService,
     "deployments": DeploymentService,
     "promotions": PromotionService,
     "devices": DeviceService,
@@ -270,6 +277,11 @@ class RemoteKilter:
     def journal(self) -> JournalService:
         """What happened."""
         return self._service("journal", JournalService)
+
+    @cached_property
+    def lineage(self) -> LineageService:
+        """The journal in OpenLineage's words."""
+        return self._service("lineage", LineageService)
 
     @cached_property
     def deployments(self) -> DeploymentService:
