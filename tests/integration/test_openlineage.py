@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -226,9 +228,11 @@ def test_every_event_and_facet_is_valid_by_the_specs_own_schemas(life):
 
 def test_the_clients_own_classes_take_every_event(life):
     pytest.importorskip("openlineage.client")
-    from openlineage.client import event_v2, facet_v2
+    from openlineage.client import event_v2, generated
 
-    modules = [getattr(facet_v2, name) for name in dir(facet_v2) if not name.startswith("_")]
+    modules = [
+        importlib.import_module(f"{generated.__name__}.{one.name}") for one in pkgutil.iter_modules(generated.__path__)
+    ]
     classes = {
         kind._get_schema(): kind
         for module in modules
@@ -247,17 +251,25 @@ def test_the_clients_own_classes_take_every_event(life):
             eventTime=event["eventTime"],
             producer=event["producer"],
             eventType=event_v2.RunState[event["eventType"]],
-            run=event_v2.Run(event["run"]["runId"], facets(event["run"], "facets")),
-            job=event_v2.Job(event["job"]["namespace"], event["job"]["name"], facets(event["job"], "facets")),
+            run=event_v2.Run(runId=event["run"]["runId"], facets=facets(event["run"], "facets")),
+            job=event_v2.Job(
+                namespace=event["job"]["namespace"], name=event["job"]["name"], facets=facets(event["job"], "facets")
+            ),
             inputs=[
                 event_v2.InputDataset(
-                    one["namespace"], one["name"], facets(one, "facets"), inputFacets=facets(one, "inputFacets")
+                    namespace=one["namespace"],
+                    name=one["name"],
+                    facets=facets(one, "facets"),
+                    inputFacets=facets(one, "inputFacets"),
                 )
                 for one in event["inputs"]
             ],
             outputs=[
                 event_v2.OutputDataset(
-                    one["namespace"], one["name"], facets(one, "facets"), outputFacets=facets(one, "outputFacets")
+                    namespace=one["namespace"],
+                    name=one["name"],
+                    facets=facets(one, "facets"),
+                    outputFacets=facets(one, "outputFacets"),
                 )
                 for one in event["outputs"]
             ],

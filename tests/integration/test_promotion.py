@@ -142,6 +142,9 @@ def test_a_version_takes_the_rest_of_its_way_under_the_rules_of_the_other_store(
     why = told_by(*prod.arguments("why", served[0]["id"]))
     assert why["lineage"]["origin"]["version"] == "shop@v1"
     assert "promoted from shop@v1 of dev" in why["trigger"]
+    (link,) = [link for link in why["chain"] if link["step"] == "arrival"]
+    assert "from shop@v1 of dev, where it was champion" in link["title"]
+    assert link["findings"][0]["verdict"] == "pass"
 
 
 def test_a_store_without_the_loop_has_a_model_that_can_be_deployed(trained, tmp_path, capsys):

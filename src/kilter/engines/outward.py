@@ -41,7 +41,7 @@ def check_url(url: str) -> str:
     Raises:
         InvalidInput: When it isn't one, or its host can't be found or isn't public.
     """
-    parts = _parts(url, local=_local())
+    parts = _parts(url)
     if not _local():
         assert parts.hostname is not None  # noqa: S101 - _parts refuses a URL without one
         for address in _addresses(parts.hostname):
@@ -73,7 +73,7 @@ def post(
         Forbidden: When it leads to an address that isn't public.
         Unavailable: When nobody answers.
     """
-    parts = _parts(url, local=trusted or _local())
+    parts = _split(url, ("https", "http")) if trusted else _parts(url)
     host, port = parts.hostname or "", parts.port
     path = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
     connection: http.client.HTTPConnection
@@ -127,8 +127,11 @@ def _local() -> bool:
     return os.environ.get(LOCAL) == "1"
 
 
-def _parts(url: str, *, local: bool) -> SplitResult:
-    schemes = ("https", "http") if local else ("https",)
+def _parts(url: str) -> SplitResult:
+    return _split(url, ("https", "http") if _local() else ("https",))
+
+
+def _split(url: str, schemes: tuple[str, ...]) -> SplitResult:
     try:
         parts = urlsplit(url)
         _ = parts.port
