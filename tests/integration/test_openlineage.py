@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from kilter.core.errors import InvalidInput
+from kilter.journal.tables import cursors
 from kilter.loop.openlineage.shipping import Destination, Shipper, destination
 from kilter.loop.promotion.records import Sender
 from kilter.loop.promotion.sending import promote_to
@@ -84,6 +85,12 @@ def exported(workspace: Workspace, **more) -> list[dict]:
         found += page.events
         after, more_comes = page.next, page.more
     return found
+
+
+def from_the_beginning(store: Workspace) -> None:
+    """Forget how far the journal was told."""
+    with store.database.transaction() as connection:
+        connection.execute(cursors.delete().where(cursors.c.reader == "openlineage"))
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +287,7 @@ def test_a_receiver_that_fails_gets_everything_once_it_is_back(life, tmp_path, m
     monkeypatch.setattr("kilter.loop.openlineage.shipping.pause_after", lambda attempts: 0.01 * min(attempts, 3))
     wanted = exported(life)
     with Workspace.open(life.store, clock=life.clock) as store:
+        from_the_beginning(store)
         receiver = Receiver(tmp_path / "told", failing=3)
         where = destination({"OPENLINEAGE_URL": receiver.url, "OPENLINEAGE_API_KEY": "secret-key"})
         try:
@@ -358,6 +366,7 @@ def test_a_killed_server_goes_on_where_it_was(life, tmp_path):
             process.wait()
         process = subprocess.Popen(command, env=environment)
         until(lambda: len({key for key, _ in receiver.told()}) == wanted, 120)
+        until(lambda: RunFolder(store / "run").living("server"))
         process.terminate()
         assert process.wait(30) == 0
         with Workspace.open(store) as workspace:
@@ -377,10 +386,7 @@ def until(found, seconds: float = 90) -> None:
 def test_into_a_file_and_on_the_command_line(life, tmp_path):
     wanted = exported(life)
     with Workspace.open(life.store, clock=life.clock) as store:
-        with store.database.transaction() as connection:  # from the beginning again
-            from kilter.journal.tables import cursors
-
-            connection.execute(cursors.delete().where(cursors.c.reader == "openlineage"))
+        from_the_beginning(store)
         file = tmp_path / "lineage.ndjson"
         file.write_bytes(b'{"torn')
         shipper = Shipper(store.lineage, destination({"OPENLINEAGE_URL": f"file:{file}"}))
