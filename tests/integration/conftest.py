@@ -241,3 +241,16 @@ def shop_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     house.workspace.data.ingest("visits", visits(house.clock.now()))
     house.close()
     return store
+
+
+@pytest.fixture(scope="module")
+def trained_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A house in which the small loop has trained its champion, and a front answers."""
+    one = House(str(tmp_path_factory.mktemp("trained") / "store"))
+    one.workspace.loops.apply(SHOP, "shop.py", by="test")
+    one.workspace.data.ingest("visits", visits(one.clock.now()))
+    one.work()
+    one.serve()
+    one.settle("shop", lambda status: status.summary.champion == 1 and status.summary.confirmed)
+    yield one
+    one.close()

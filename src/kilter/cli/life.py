@@ -1,4 +1,4 @@
-"""The daily verbs of a loop: plan, apply, status, why, pause, resume, retrain, approve, promote, rollback."""
+"""The daily verbs of a loop: plan, apply, status, why, pause, resume, retrain, approve, rollback; and its status as text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ _TEXTS = {
     "resume": "Let a paused loop go on.",
     "retrain": "Ask for a challenger now; it has to prove itself like any other.",
     "approve": "Approve a version that waits for its owner.",
-    "promote": "End the bake of the release in flight and give it all traffic now.",
     "rollback": "Take the release in flight back or, when there is none, the champion back to the one before.",
 }
 
@@ -42,7 +41,7 @@ def build(parser: Parser, command: str) -> None:
         parser.add_argument("loop", nargs="?", help="one loop")
     elif command == "why":
         parser.add_argument("target", help="LOOP@v7, LOOP@champion, LOOP for its champion, or the id of a prediction")
-    elif command in {"approve", "promote"}:
+    elif command == "approve":
         parser.add_argument("version", help="LOOP@v7")
     else:
         parser.add_argument("loop", help="the loop's name")
@@ -114,20 +113,20 @@ def _why(options: argparse.Namespace) -> None:
 
 def _pause(options: argparse.Namespace) -> None:
     with connected(options) as kilter:
-        _told(options, kilter.loops.pause(options.loop, options.reason, who()))
+        told(options, kilter.loops.pause(options.loop, options.reason, who()))
 
 
 def _resume(options: argparse.Namespace) -> None:
     with connected(options) as kilter:
-        _told(options, kilter.loops.resume(options.loop, who()))
+        told(options, kilter.loops.resume(options.loop, who()))
 
 
 def _retrain(options: argparse.Namespace) -> None:
     with connected(options) as kilter:
         if options.tuned and _apply_tuned(options, kilter):
-            _told(options, kilter.loops.status(options.loop))
+            told(options, kilter.loops.status(options.loop))
             return
-        _told(options, kilter.loops.retrain(options.loop, who()))
+        told(options, kilter.loops.retrain(options.loop, who()))
 
 
 def _apply_tuned(options: argparse.Namespace, kilter: Kilter) -> bool:
@@ -155,19 +154,13 @@ def _apply_tuned(options: argparse.Namespace, kilter: Kilter) -> bool:
 
 def _rollback(options: argparse.Namespace) -> None:
     with connected(options) as kilter:
-        _told(options, kilter.loops.rollback(options.loop, options.reason, who()))
+        told(options, kilter.loops.rollback(options.loop, options.reason, who()))
 
 
 def _approve(options: argparse.Namespace) -> None:
     loop, version = split_version(options.version)
     with connected(options) as kilter:
-        _told(options, kilter.loops.approve(loop, version, who(), options.comment))
-
-
-def _promote(options: argparse.Namespace) -> None:
-    loop, version = split_version(options.version)
-    with connected(options) as kilter:
-        _told(options, kilter.loops.promote(loop, version, who()))
+        told(options, kilter.loops.approve(loop, version, who(), options.comment))
 
 
 _RUNS = {
@@ -179,7 +172,6 @@ _RUNS = {
     "resume": _resume,
     "retrain": _retrain,
     "approve": _approve,
-    "promote": _promote,
     "rollback": _rollback,
 }
 
@@ -211,7 +203,8 @@ def _read(text: str) -> tuple[Path, str | None, str]:
         raise InvalidInput(f"the file can't be read: {error}", where=str(path)) from None
 
 
-def _told(options: argparse.Namespace, status: LoopStatus) -> None:
+def told(options: argparse.Namespace, status: LoopStatus) -> None:
+    """Answer with where a loop stands."""
     answer(status, as_json=options.json, show=lambda: _show_status(status))
 
 

@@ -69,8 +69,11 @@ def store_name(options: argparse.Namespace) -> str:
     if given:
         return given
     overlay = environment(options.env)
-    if overlay is None:
-        return DEFAULT_STORE
+    return DEFAULT_STORE if overlay is None else store_in(overlay)
+
+
+def store_in(overlay: Overlay) -> str:
+    """Return the store of an environment."""
     metadata, objects = overlay.url("metadata"), overlay.url("objects")
     if metadata:
         return f"{metadata}{'&' if '?' in metadata else '?'}{urlencode({'objects': objects})}"
@@ -94,13 +97,27 @@ def store_of(options: argparse.Namespace) -> Store:
 @contextmanager
 def connected(options: argparse.Namespace) -> Iterator[Kilter]:
     """Open the operations: through the server that runs on the store, else on the store itself."""
+    overlay = None if options.store or os.environ.get("KILTER_STORE") else environment(options.env)
+    with opened(store_name(options), options.home, "" if overlay is None else overlay.url("token")) as kilter:
+        yield kilter
+
+
+@contextmanager
+def opened(name: str, home: str | None = None, token: str = "") -> Iterator[Kilter]:
+    """Open the operations of a store by its name: through the server that runs on it, else on the store itself.
+
+    Args:
+        name: A folder, the URL of a database, or the address of a server.
+        home: The local folder of a store that is a database.
+        token: The server's token; ``KILTER_TOKEN``, if not said.
+    """
+    from kilter.loop.store import Store  # noqa: PLC0415 - opens the way to every room
     from kilter.loop.workspace import connect  # noqa: PLC0415
 
-    name = store_name(options)
     if name.startswith(("http://", "https://")):
-        kilter = connect(name)
+        kilter = connect(name, token or None)
     else:
-        store = store_of(options)
+        store = Store.parse(name, home)
         running = store.run.living("server")
         if running is not None and _answers(running.url):
             kilter = connect(running.url, store.run.token())

@@ -14,6 +14,7 @@ from kilter.data.declare import Table
 from kilter.data.records import Appended, Flush
 from kilter.data.tables import data_requests, data_tables, data_versions
 from kilter.engines.sql.database import Database
+from kilter.journal.service import Journal
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -55,9 +56,11 @@ class Catalog:
 
     Args:
         database: The store's metadata.
+        journal: Where new versions of tables are noted.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, journal: Journal | None = None) -> None:
+        self._journal = journal
         self._database = database
 
     def entry(self, name: str) -> Entry | None:
@@ -166,6 +169,9 @@ class Catalog:
                         table=entry.name, position=position, version=version, parts=parts, at=at
                     )
                 )
+                if self._journal is not None:
+                    told = {"table": entry.name, "version": version, "position": position, "parts": parts}
+                    self._journal.append(connection, "TableVersioned", f"table:{entry.name}", told, at=at)
             named = [
                 {
                     "table": entry.name,

@@ -29,6 +29,7 @@ from kilter.data.schema import Given, nearest, read_frame, read_rows
 from kilter.engines.sql.database import Database
 from kilter.engines.streams.log import Log
 from kilter.engines.tables.store import TableStore, collecting
+from kilter.journal.service import Journal
 from kilter.operations.table import operation
 
 _LOG = logging.getLogger(__name__)
@@ -50,14 +51,22 @@ class DataService:
         log: The row log.
         clock: Tells when rows arrive; arrivals never go back in time.
         flush_rows: So many parts of rows wait in the log before an append flushes them.
+        journal: Where new versions of tables are noted, or None.
     """
 
     def __init__(
-        self, database: Database, tables: TableStore, log: Log, clock: Clock, *, flush_rows: int = _FLUSH_ROWS
+        self,
+        database: Database,
+        tables: TableStore,
+        log: Log,
+        clock: Clock,
+        *,
+        flush_rows: int = _FLUSH_ROWS,
+        journal: Journal | None = None,
     ) -> None:
         self.on_append: list[Callable[[Batch], None]] = []
         """Called with each batch after it is on disk, in order, before the append returns."""
-        self._catalog = Catalog(database)
+        self._catalog = Catalog(database, journal)
         self._files = tables
         self._log = log
         self._clock = clock

@@ -54,7 +54,9 @@ def check_url(url: str) -> str:
     return url
 
 
-def post(url: str, body: bytes, headers: Mapping[str, str], seconds: float = _SECONDS) -> Answer:
+def post(
+    url: str, body: bytes, headers: Mapping[str, str], seconds: float = _SECONDS, *, trusted: bool = False
+) -> Answer:
     """Send a body and return the answer, whatever its status.
 
     The address is looked at when the connection is there, so that a name that means another address by now leads nowhere.
@@ -64,13 +66,14 @@ def post(url: str, body: bytes, headers: Mapping[str, str], seconds: float = _SE
         body: What.
         headers: With which headers.
         seconds: How long one step may take.
+        trusted: The server's own operator named the URL: it may lead into this network, and need not be encrypted.
 
     Raises:
         InvalidInput: When the URL can't be used.
         Forbidden: When it leads to an address that isn't public.
         Unavailable: When nobody answers.
     """
-    parts = _parts(url)
+    parts = _split(url, ("https", "http")) if trusted else _parts(url)
     host, port = parts.hostname or "", parts.port
     path = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
     connection: http.client.HTTPConnection
@@ -78,7 +81,10 @@ def post(url: str, body: bytes, headers: Mapping[str, str], seconds: float = _SE
         connection = http.client.HTTPSConnection(host, port, timeout=seconds, context=ssl.create_default_context())
     else:
         connection = http.client.HTTPConnection(host, port, timeout=seconds)
-    vars(connection)["_create_connection"] = _connected  # where the standard library's connection takes its socket from
+    if not trusted:
+        vars(connection)["_create_connection"] = (
+            _connected  # where the standard library's connection takes its socket from
+        )
     try:
         connection.request("POST", path, body=body, headers=dict(headers))
         answer = connection.getresponse()
@@ -122,7 +128,10 @@ def _local() -> bool:
 
 
 def _parts(url: str) -> SplitResult:
-    schemes = ("https", "http") if _local() else ("https",)
+    return _split(url, ("https", "http") if _local() else ("https",))
+
+
+def _split(url: str, schemes: tuple[str, ...]) -> SplitResult:
     try:
         parts = urlsplit(url)
         _ = parts.port

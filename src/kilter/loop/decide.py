@@ -27,10 +27,11 @@ the backtest and the simulator run this very function. The work of a release mov
        +---------> rolling_back ----------> rejected, inconclusive or rolled_back (rejections + 1)
 
 An event is first given to the rule of its kind (``ON``). Then the standing rules (``ALWAYS``) are looked at in their
-order, because every event also says that time has passed: a ``Tick`` is nothing but that. The rules live in six
-files: ``training_rules`` (when a challenger is trained), ``release_rules`` (its way to champion, and back),
-``request_rules`` (what people ask for), ``freeze_rules`` (when nothing goes forward: each arrow down from the approval
-waits for the end of a freeze), ``retry_rules`` (what could not be done) and ``batches`` (what is scored on a schedule).
+order, because every event also says that time has passed: a ``Tick`` is nothing but that. The rules live in seven
+files: ``training`` (when a challenger is trained), ``arrivals`` (versions that were proven in another environment, and
+begin where the gates end), ``release`` (the way to champion, and back), ``requests`` (what people ask for), ``freeze``
+(when nothing goes forward: each arrow down from the approval waits for the end of a freeze), ``retries`` (what could not
+be done) and ``batches`` (what is scored on a schedule).
 
 Three promises make duplicates, reordering and crashes harmless:
 
@@ -71,7 +72,9 @@ from kilter.loop.records import (
     TrainingFailed,
     TrainingFinished,
     UnfreezeRequested,
+    VersionArrived,
 )
+from kilter.loop.rules.arrivals import take_arrival, version_arrived
 from kilter.loop.rules.batches import batch_finished, pending_batches, run_batches
 from kilter.loop.rules.freeze import freeze_requested, unfreeze_requested
 from kilter.loop.rules.release import (
@@ -118,6 +121,7 @@ ON: dict[type[LoopEvent], Callable[[Turn, Any], None]] = {
     PromoteRequested: promote_requested,
     FreezeRequested: freeze_requested,
     UnfreezeRequested: unfreeze_requested,
+    VersionArrived: version_arrived,
 }
 """The rule for each kind of event; a ``Tick`` needs none."""
 
@@ -127,6 +131,7 @@ ALWAYS: tuple[Rule, ...] = (
     examine_shadow,
     examine_canary,
     unload_previous,
+    take_arrival,
     start_training,
     run_batches,
 )

@@ -49,7 +49,8 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         name: ``dev``, ``staging`` or ``prod``.
-        store: The folder or URL of the workspace.
+        store: The folder or URL of the workspace, or the address of a server that is elsewhere.
+        token: The token of that server, as a reference.
         metadata: URL of the metadata, when it lies elsewhere; may be a reference.
         objects: URL of the objects, when they lie elsewhere; may be a reference.
         host: Where the server listens.
@@ -68,6 +69,7 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
 
     name: EnvironmentName
     store: str = ".kilter"
+    token: str = ""
     metadata: str = ""
     objects: str = ""
     host: str = "127.0.0.1"
@@ -92,7 +94,7 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
         return base, {name: settings_of(given, base, f"endpoints.{name}") for name, given in self.endpoints.items()}
 
     def url(self, field: str) -> str:
-        """Return ``metadata`` or ``objects`` with its reference resolved; empty when it isn't said."""
+        """Return ``metadata``, ``objects`` or ``token`` with its reference resolved; empty when it isn't said."""
         given: str = getattr(self, field)
         return resolve(given, folder=self.folder) if _REFERENCE.match(given) else given
 
@@ -218,6 +220,7 @@ def _check_value(key: str, value: object, file: Path, name: str) -> None:
             allowed=f"a URL without one, or {REFERENCE_ALLOWED}",
             fix="put the URL into an environment variable or a file, and consider the password known",
         )
+    _check_token(key, value, where)
     if key == "budget":
         try:
             parse_budget(value if isinstance(value, str) else repr(value))
@@ -236,6 +239,16 @@ def _check_value(key: str, value: object, file: Path, name: str) -> None:
         raise DeclarationError(f"{value!r} is no port", where=where, allowed="0 to 65535")
     if key == "replicas" and not (isinstance(value, int) and 1 <= value <= 1024):
         raise DeclarationError(f"{value!r} is no number of processes", where=where, allowed="1 to 1024")
+
+
+def _check_token(key: str, value: object, where: str) -> None:
+    if key == "token" and not (isinstance(value, str) and _REFERENCE.match(value)):
+        raise DeclarationError(
+            "a token is not written into the file",
+            where=where,
+            allowed=REFERENCE_ALLOWED,
+            fix="put it into an environment variable or a file, and consider it known",
+        )
 
 
 def _check_freeze(value: object, where: str) -> None:

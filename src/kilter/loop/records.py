@@ -315,6 +315,20 @@ class Approved(LoopEvent, tag="Approved", frozen=True, kw_only=True):
     by: str
 
 
+class VersionArrived(LoopEvent, tag="VersionArrived", frozen=True, kw_only=True):
+    """A version that passed its gates in another environment was promoted to this one.
+
+    Args:
+        version: Its number here.
+        origin: Where it comes from: ``flight-delay@v7 of dev``.
+        by: Who promoted it.
+    """
+
+    version: int
+    origin: str
+    by: str = ""
+
+
 Events = (
     Applied
     | Tick
@@ -336,6 +350,7 @@ Events = (
     | FreezeRequested
     | UnfreezeRequested
     | Approved
+    | VersionArrived
 )
 
 # ---------------------------------------------------------------- state
@@ -425,6 +440,18 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     failed: str = ""
 
 
+class Arrival(msgspec.Struct, frozen=True, kw_only=True):
+    """A version from another environment that waits until nothing is in flight.
+
+    Args:
+        version: Its number here.
+        origin: Where it comes from.
+    """
+
+    version: int
+    origin: str
+
+
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that ``decide`` remembers about one loop.
 
@@ -448,6 +475,8 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
         rejections: Challengers in a row that did not become champion.
         failures: Trainings in a row that failed.
         batches: What the champion scores on a schedule.
+        arrival: The version from another environment that is released next.
+        arrived: The newest version that came from another environment.
         now: The latest moment that any event carried; time never goes back from here.
     """
 
@@ -470,4 +499,6 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     rejections: int = 0
     failures: int = 0
     batches: tuple[BatchState, ...] = ()
+    arrival: Arrival | None = None
+    arrived: int = 0
     now: datetime | None = None

@@ -14,6 +14,8 @@ from kilter.llm.datasets import EvaluationDatasetService
 from kilter.llm.service import TraceService
 from kilter.loop.events import JournalService
 from kilter.loop.experiments import ExperimentService
+from kilter.loop.openlineage.service import LineageService
+from kilter.loop.promotion.service import PromotionService
 from kilter.loop.service import LoopService
 from kilter.loop.tuning.service import StudyService
 from kilter.loop.versions.deployments import DeploymentService
@@ -116,8 +118,18 @@ class Kilter(Protocol):
         ...
 
     @property
+    def lineage(self) -> LineageService:
+        """The journal in OpenLineage's words."""
+        ...
+
+    @property
     def deployments(self) -> DeploymentService:
         """Models without a loop."""
+        ...
+
+    @property
+    def promotions(self) -> PromotionService:
+        """Versions on their way to another environment, and from one."""
         ...
 
     @property
@@ -172,7 +184,9 @@ SERVICES: dict[str, type] = {
     "experiments": ExperimentService,
     "loops": LoopService,
     "journal": JournalService,
+    "lineage": LineageService,
     "deployments": DeploymentService,
+    "promotions": PromotionService,
     "devices": DeviceService,
     "people": PeopleService,
     "traces": TraceService,
@@ -276,9 +290,19 @@ class RemoteKilter:
         return self._service("journal", JournalService)
 
     @cached_property
+    def lineage(self) -> LineageService:
+        """The journal in OpenLineage's words."""
+        return self._service("lineage", LineageService)
+
+    @cached_property
     def deployments(self) -> DeploymentService:
         """Models without a loop."""
         return self._service("deployments", DeploymentService)
+
+    @cached_property
+    def promotions(self) -> PromotionService:
+        """Versions on their way to another environment, and from one."""
+        return self._service("promotions", PromotionService)
 
     @cached_property
     def devices(self) -> DeviceService:

@@ -334,6 +334,12 @@ class LoopService:
             self._specs[row.spec] = found  # its digest is its name: it never changes
         return found
 
+    def declared(self, digest: str) -> LoopSpec | None:
+        """Return a declaration that was applied once, by its digest, or None."""
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(specs.c.spec).where(specs.c.digest == digest)).first()
+        return None if row is None else spec_from_json(row.spec)
+
     @operation
     def why(self, target: str) -> Why:
         """Return the chain behind a version: alarm, data, run, gates, shadow, canary, verdict.

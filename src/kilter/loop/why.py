@@ -9,7 +9,7 @@ import msgspec
 
 from kilter.core.evidence import Finding
 from kilter.journal.records import Event
-from kilter.registry.records import Lineage, VersionHistory
+from kilter.registry.records import Lineage, ModelVersion, Origin, VersionHistory
 from kilter.serving.records import Prediction
 
 
@@ -18,7 +18,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         at: When it happened.
-        step: ``trigger``, ``alarm``, ``data``, ``run``, ``gates``, ``approval``, ``shadow``, ``canary``, ``traffic``, ``stage``, ``request``
+        step: ``trigger``, ``alarm``, ``data``, ``arrival``, ``run``, ``gates``, ``approval``, ``shadow``, ``canary``, ``traffic``, ``stage``, ``request``
             or ``batch``.
         title: What happened, in one line.
         findings: What it rests on.
@@ -75,9 +75,11 @@ def explain(
         Link(
             at=version.at,
             step="data",
-            title=f"trained on rows {version.lineage.data_digest[:12]}, as known at {version.at:%Y-%m-%d %H:%M} UTC",
+            title=f"trained on rows {version.lineage.data_digest[:12]}, as known at {_trained_at(version):%Y-%m-%d %H:%M} UTC",
         )
     )
+    if version.lineage.origin is not None:
+        links.append(_arrival(history, version.lineage.origin))
     for event in events:
         link = _link(event)
         if link is not None:
@@ -109,10 +111,28 @@ def explain(
     )
 
 
+def _trained_at(version: ModelVersion) -> datetime:
+    return version.at if version.lineage.origin is None else version.lineage.origin.at
+
+
+def _arrival(history: VersionHistory, origin: Origin) -> Link:
+    """Tell where a version came from; its gates were judged there."""
+    version = history.version
+    approved = f", approved there by {', '.join(origin.approvals)}" if origin.approvals else ""
+    return Link(
+        at=version.at,
+        step="arrival",
+        title=f"promoted by {origin.by or 'somebody'} from {origin.version} of {origin.environment or origin.store}, "
+        f"where it was {origin.stage}{approved}",
+        findings=tuple(finding for one in history.evidence if one.kind == "gates" for finding in one.findings),
+    )
+
+
 _ORDER = (
     "alarm",
     "trigger",
     "data",
+    "arrival",
     "run",
     "gates",
     "approval",

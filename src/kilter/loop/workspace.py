@@ -30,6 +30,9 @@ from kilter.llm.datasets import EvaluationDatasetService
 from kilter.llm.service import TraceService
 from kilter.loop.events import JournalService
 from kilter.loop.experiments import ExperimentService
+from kilter.loop.openlineage.context import Context
+from kilter.loop.openlineage.service import LineageService
+from kilter.loop.promotion.service import PromotionService
 from kilter.loop.recorded import watched_inputs
 from kilter.loop.remote import SERVICES, Kilter, RemoteKilter
 from kilter.loop.service import LoopService
@@ -135,7 +138,7 @@ class Workspace:
         """Tables and their rows."""
         log = Log.open(self.store.folder / "log" / "rows", readonly=True)  # the first append claims it
         self._closers.append(log.close)
-        service = DataService(self.database, self.tables, log, self.clock)
+        service = DataService(self.database, self.tables, log, self.clock, journal=self.journal_log)
         # The features rest on the data in their turn: they are opened when the first rows come.
         service.on_append.append(lambda batch: self.features.observe(batch))  # noqa: PLW0108
         return service
@@ -244,11 +247,22 @@ class Workspace:
         return JournalService(self.journal_log)
 
     @cached_property
+    def lineage(self) -> LineageService:
+        """The journal in OpenLineage's words."""
+        context = Context(self.journal_log, self.loops, self.models, self.runs, lambda: self.data, self.store.tables)
+        return LineageService(self.database, self.journal_log, context)
+
+    @cached_property
     def deployments(self) -> DeploymentService:
         """Models without a loop."""
         return DeploymentService(
             self.database, self.objects, self.journal_log, self.models, self.endpoints, self.clock, self.store.run
         )
+
+    @cached_property
+    def promotions(self) -> PromotionService:
+        """Versions on their way to another environment, and from one."""
+        return PromotionService(self.database, self.objects, self.journal_log, self.models, self.loops, self.clock)
 
     @cached_property
     def devices(self) -> DeviceService:

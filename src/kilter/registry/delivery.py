@@ -65,6 +65,12 @@ def send(url: str, secret: str, delivery: str, body: str) -> WebhookTest:
     return WebhookTest(success=answer.status in _DONE, status=answer.status, body=answer.body)
 
 
+def pause_after(attempts: int) -> float:
+    """Return how many seconds to wait after so many attempts before the one that failed just now."""
+    pause: float = min(_PAUSE * 2 ** min(attempts, 20), _LONGEST)
+    return pause * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+
+
 class Courier:
     """A thread that empties the outbox.
 
@@ -147,6 +153,5 @@ class Courier:
                 failed = {"failed": webhooks.c.failed + 1}
                 connection.execute(webhooks.update().where(webhooks.c.id == row.webhook).values(**failed))
                 return
-            pause = min(_PAUSE * 2**row.attempts, _LONGEST) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
-            due = self._clock.now() + timedelta(seconds=pause)
+            due = self._clock.now() + timedelta(seconds=pause_after(row.attempts))
             connection.execute(deliveries.update().where(of).values(attempts=attempts, due_at=due))

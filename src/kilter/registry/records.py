@@ -23,6 +23,32 @@ HookStatus = Literal["ACTIVE", "DISABLED"]
 What = Literal["model", "version", "alias", "stage", "approval", "tag", "description"]
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a version was promoted from; what is said about the other store is what its sender said.
+
+    Args:
+        store: The store that it was trained in, without credentials.
+        environment: The environment of that store.
+        version: The version there: ``flight-delay@v7``.
+        stage: Where it stood there.
+        spec: Digest of the declaration that it was built from there.
+        label: Digest of the label as declared there.
+        approvals: Who approved it there, and when.
+        at: When it was registered there, UTC.
+        by: Who promoted it.
+    """
+
+    store: str
+    environment: str
+    version: str
+    stage: str
+    spec: str
+    label: str = ""
+    approvals: tuple[str, ...] = ()
+    at: datetime
+    by: str = ""
+
+
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     """What a version was built from; a copy kept with the version, so that it outlives the run.
 
@@ -36,6 +62,7 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
         params: The parameters.
         seed: The seed.
         profile: Digest of the profile that the version is watched against.
+        origin: Where it was promoted from; None for one that was made in this store. Its run is a run of that store then.
     """
 
     run: str
@@ -47,6 +74,7 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     params: dict[str, Any] = {}
     seed: int = 0
     profile: str = ""
+    origin: Origin | None = None
 
 
 class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):

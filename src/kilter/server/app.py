@@ -22,6 +22,8 @@ from kilter.governance.oidc import Provider
 from kilter.governance.service import PeopleService
 from kilter.llm.datasets import EvaluationDatasetService
 from kilter.llm.service import TraceService
+from kilter.loop.openlineage.service import LineageService
+from kilter.loop.openlineage.shipping import Shipper, destination
 from kilter.loop.service import LoopService
 from kilter.loop.versions.deployments import DeploymentService
 from kilter.operations.idempotency import Idempotency
@@ -112,16 +114,21 @@ def build(parts: Parts) -> Application:
     targets = Targets(parts.services)
 
     courier = Courier(parts.database, parts.clock)
+    shipper = _shipper(_of(LineageService, parts.services.get("lineage")))
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         await pool.run(idempotency.prune)
         courier.start()
+        if shipper is not None:
+            shipper.start()
         try:
             yield
         finally:
             closing.set()
             await pool.run(courier.stop)
+            if shipper is not None:
+                await pool.run(shipper.stop)
             pool.close()
 
     router = Litestar(
@@ -174,6 +181,12 @@ def _beside(router: App, parts: Parts, pool: Pool, targets: Targets) -> App:
         await chosen(scope, receive, send)
 
     return app
+
+
+def _shipper(lineage: LineageService | None) -> Shipper | None:
+    """Return what tells the journal to whoever collects lineage, where the environment says who that is."""
+    to = destination()
+    return None if lineage is None or to is None else Shipper(lineage, to)
 
 
 def _of(kind: type[S], service: object) -> S | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from blake3 import blake3
 
@@ -49,23 +50,67 @@ def send_file(
         NotFound: When there is no such run or model.
     """
     path = Path(file)
+    with path.open("rb") as source:
+        found = send_pieces(
+            iter(lambda: source.read(_READ), b""),
+            runs.missing_pieces,
+            runs.put_piece,
+            threads=threads,
+            progress=progress,
+        )
+    return runs.assemble(run, name or path.name, found.pieces, found.digest, model)
+
+
+class Sent(NamedTuple):
+    """What was sent of a file.
+
+    Args:
+        pieces: The digests of its pieces, in order.
+        digest: The digest of the whole.
+        size: Its bytes.
+        sent: How many of them had to be sent.
+    """
+
+    pieces: list[str]
+    digest: str
+    size: int
+    sent: int
+
+
+def send_pieces(
+    data: Iterable[bytes],
+    missing: Callable[[Sequence[str]], Sequence[str]],
+    put: Callable[[bytes], str],
+    *,
+    threads: int = _THREADS,
+    progress: Progress | None = None,
+) -> Sent:
+    """Send a file's bytes in pieces, those alone that the other side doesn't have.
+
+    Args:
+        data: The bytes, in any lengths.
+        missing: Says which pieces the other side doesn't have.
+        put: Sends one.
+        threads: How many pieces are on their way at once.
+        progress: Told after each group of pieces.
+    """
     hashing, pieces, done, sent = blake3(), [], 0, 0
     with ThreadPoolExecutor(threads) as pool:
-        for group in _groups(path):
+        for group in _groups(data):
             hashes = []
             for piece in group:
                 hashing.update(piece)
                 hashes.append(blake3(piece).hexdigest())
-            missing = set(runs.missing_pieces(list(dict.fromkeys(hashes))))
-            wanted = {digest: piece for digest, piece in zip(hashes, group, strict=True) if digest in missing}
-            for _ in pool.map(runs.put_piece, wanted.values()):
+            lacking = set(missing(list(dict.fromkeys(hashes))))
+            wanted = {digest: piece for digest, piece in zip(hashes, group, strict=True) if digest in lacking}
+            for _ in pool.map(put, wanted.values()):
                 pass
             pieces += hashes
             done += sum(len(piece) for piece in group)
             sent += sum(len(piece) for piece in wanted.values())
             if progress is not None:
                 progress(done, sent)
-    return runs.assemble(run, name or path.name, pieces, hashing.hexdigest(), model)
+    return Sent(pieces, hashing.hexdigest(), done, sent)
 
 
 def fetch_file(
@@ -123,14 +168,13 @@ def fetch_file(
     return path
 
 
-def _groups(path: Path) -> Iterator[list[bytes]]:
+def _groups(data: Iterable[bytes]) -> Iterator[list[bytes]]:
     """Yield a file's pieces, some at a time: about 16 MiB."""
     cutter, group, held = Cutter(), [], 0
 
     def pieces() -> Iterator[bytes]:
-        with path.open("rb") as source:
-            while data := source.read(_READ):
-                yield from cutter.feed(data)
+        for part in data:
+            yield from cutter.feed(part)
         yield from cutter.end()
 
     for piece in pieces():

@@ -41,6 +41,7 @@ from kilter.loop.records import (
     TrainingFailed,
     TrainingFinished,
     UnfreezeRequested,
+    VersionArrived,
 )
 from kilter.loop.summary import summary
 
@@ -669,3 +670,36 @@ class TestFreeze:
         assert (life.one(RollBack).version, life.one(RollBack).to) == (2, 1)
         life.answer(TrafficSet)
         assert life.state.champion == 1
+
+
+# ---------------------------------------------------------------- versions from another environment
+
+
+def test_a_version_that_arrives_waits_for_what_is_in_flight_and_goes_before_a_training() -> None:
+    state = LoopState(policy=replace(POLICY, approval="owner"))
+    state, (training,) = decide(state, Tick(at=START))
+    arrived = VersionArrived(at=START, version=4, origin="flight-delay@v7 of dev", by="ada")
+    state, (mark,) = decide(state, arrived)
+    assert (mark.version, mark.stage, mark.reason) == (4, "candidate", "promoted from flight-delay@v7 of dev")
+    assert state.release.work == "training"
+    assert decide(state, arrived) == (state, ())  # a duplicate
+    state, actions = decide(state, TrainingFailed(at=START, action=training.id, reason="no rows"))
+    assert [(one.version, one.stage) for one in actions if isinstance(one, Mark)] == [(4, "gated")]
+    assert (state.release.work, state.release.version, state.arrival) == ("approval", 4, None)
+    state, (promotion,) = decide(state, Approved(at=START, version=4, by="owner"))
+    assert promotion == Promote(id=promotion.id, version=4, previous=None)
+    state, _ = decide(state, TrafficSet(at=START, action=promotion.id))
+    assert state.champion == 4
+    assert decide(state, replace(arrived, at=START + HOUR))[0].release is None  # never twice, however late
+
+
+def test_a_newer_version_takes_the_place_of_one_that_waits_and_a_paused_loop_takes_none() -> None:
+    state = LoopState(policy=POLICY, champion=1, paused="by hand")
+    state, _ = decide(state, VersionArrived(at=START, version=2, origin="a"))
+    state, actions = decide(state, VersionArrived(at=START, version=3, origin="b"))
+    assert [(one.version, one.stage) for one in actions] == [(3, "candidate"), (2, "inconclusive")]
+    assert state.release is None
+    state, actions = decide(state, ResumeRequested(at=START, by="ada"))
+    shadow = next(one for one in actions if isinstance(one, SetTraffic))
+    assert (shadow.mode, shadow.champion, shadow.challenger) == ("shadow", 1, 3)
+    assert not any(isinstance(one, StartTraining | JudgeGates) for one in actions)

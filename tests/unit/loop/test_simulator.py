@@ -252,4 +252,4 @@ def test_the_schedules_are_rich() -> None:
         kinds |= {type(action).__name__ for _, _, actions in trace.entries for action in actions}
     assert entries > 200 * 80
     assert {"crash", "crash before the commit of"} <= words
-    assert len(kinds) == 20 + 9  # every kind of event and of action
+    assert len(kinds) == 21 + 9  # every kind of event and of action

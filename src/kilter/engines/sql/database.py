@@ -13,7 +13,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError
 
-from kilter.core.errors import Conflict, Damaged, InvalidInput, Unavailable
+from kilter.core.errors import Conflict, InvalidInput, Unavailable
 from kilter.engines.sql.failures import translated
 from kilter.engines.sql.migrations.versions import HEAD, REVISIONS
 from kilter.engines.sql.types import Json, UtcDateTime
@@ -22,7 +22,6 @@ __all__ = ["Database", "Json", "UtcDateTime", "metadata"]
 
 ALLOWED = '"sqlite:////folder/kilter.db" or "postgresql+psycopg://user@host:5432/name"'
 _BUSY_SECONDS = 10.0
-_MAGIC = b"SQLite format 3\x00"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -177,15 +176,8 @@ def _open_sqlite(url: sa.URL, where: str, busy_seconds: float) -> tuple[sa.Engin
     path = Path(url.database)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and path.stat().st_size:
-            with path.open("rb") as file:
-                start = file.read(len(_MAGIC))
-            if start != _MAGIC:
-                raise Damaged(
-                    "the file is no SQLite database",
-                    where=str(path),
-                    fix="give the path of a Kilter store, or of a new file; nothing was changed",
-                )
+        # Whether it is a database at all only SQLite looks at: to close a file that was opened beside it would drop the locks that other
+        # connections of this process hold on it (POSIX), and another process would take its log away from under them.
     except OSError as error:
         raise Unavailable(
             f"the store can't be opened: {error.strerror}", where=str(path), fix="check the folder and its rights"

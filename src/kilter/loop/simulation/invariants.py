@@ -47,6 +47,7 @@ from kilter.loop.records import (
     TrainingFailed,
     TrainingFinished,
     UnfreezeRequested,
+    VersionArrived,
 )
 from kilter.loop.rules.training import day_of
 from kilter.loop.rules.turn import TRAFFIC, later
@@ -140,6 +141,7 @@ class Watch:
         self.proofs: dict[int, Proof] = {}
         self.trainings: dict[str, Policy] = {}
         self.stages: dict[int, Stage] = {}
+        self.arrived: set[int] = set()
         self.champion: int | None = None
         self.previous: int | None = None
         self.previous_until: datetime | None = None
@@ -178,6 +180,8 @@ class Watch:
                 "an answer to an action that is not pending changes nothing",
             )
         self._requests(event)
+        if isinstance(event, VersionArrived):
+            self.arrived.add(event.version)
         pending = _pending(after)
         for number in [number for number in self.failed if number in self.open and number not in pending]:
             del self.open[number]  # taken back while it waited for its next attempt
@@ -309,6 +313,10 @@ class Watch:
         self.seen[action.id] = action
         if isinstance(action, Mark):
             self.stages[action.version] = action.stage
+            if action.stage == "gated" and action.version in self.arrived:
+                require(action.version not in self.proofs, "a version from elsewhere is released once")
+                require(not self.paused, "a paused loop starts nothing")
+                self.proofs[action.version] = Proof(policy=self.policy, gated=True)
         elif not isinstance(action, Notify):
             self._allowed(action, now)
             if isinstance(action, TRAFFIC):

@@ -39,6 +39,7 @@ from kilter.loop.records import (
     Tick,
     TrafficSet,
     UnfreezeRequested,
+    VersionArrived,
 )
 from kilter.loop.simulation.invariants import Decide, Violation, Watch, require
 from kilter.loop.simulation.world import FINDING, Chaos, World
@@ -281,6 +282,7 @@ class Schedule:
                 Approved(at=at, version=version, by="owner"),
                 Approved(at=at, version=version, by="owner"),
                 TrafficSet(at=at, action=self._draw_stranger()),
+                self._draw_arrival(),
             )
         )
 
@@ -288,6 +290,12 @@ class Schedule:
         until = self.random.choice((None, self.world.now + timedelta(seconds=self.random.random() * 3 * _DAY)))
         name = self.random.choice(("", "experiment"))
         return FreezeRequested(at=self.world.now, by="someone", reason="drawn", until=until, name=name)
+
+    def _draw_arrival(self) -> VersionArrived:
+        self.world.versions += 1
+        return VersionArrived(
+            at=self.world.now, version=self.world.versions, origin="simulated@v1 of dev", by="someone"
+        )
 
     def _draw_stranger(self) -> str:
         name = f"simulated/{self.random.randrange(self.state.sequence + 1)}"
