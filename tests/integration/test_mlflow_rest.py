@@ -336,6 +336,18 @@ def test_traces_of_clients_before_mlflow_3(mlflow, server, client):
     assert json.loads(call(server, "GET", f"{at}/{trace}/info")[2])["trace_info"] == after
 
 
+def test_a_webhook_is_tried_with_mlflows_own_examples(mlflow):
+    from kilter.registry.events import EVENTS, example
+
+    types = pytest.importorskip("mlflow.webhooks.types")
+    events = mlflow.entities.webhook.WebhookEvent
+    for entity, actions in EVENTS.items():
+        for action in actions:
+            made = json.loads(example(f"{entity}.{action}"))
+            theirs = types.get_example_payload_for_event(events(entity, action))
+            assert (made["entity"], made["action"], made["data"]) == (entity, action, dict(theirs))
+
+
 def test_a_webhooks_url_is_refused_in_mlflows_words(mlflow, client):
     created = mlflow.entities.webhook.WebhookEvent("model_version", "created")
     for url, words in (
