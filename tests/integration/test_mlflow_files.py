@@ -70,7 +70,7 @@ def test_ranges_and_conditions(server):
     assert server.ask("PUT", path, data)[0] == 200
     status, headers, body = server.ask("GET", path)
     assert (status, body == data, headers["etag"]) == (200, True, f'"{digest(data)}"')
-    assert (headers["accept-ranges"], headers["content-disposition"]) == ("bytes", "attachment")
+    assert (headers["accept-ranges"], headers["content-disposition"]) == ("bytes", "attachment; filename=weights.bin")
     for asked, start, end in (
         ("bytes=0-0", 0, 1),
         (f"bytes={5 * MIB}-{5 * MIB + 99}", 5 * MIB, 5 * MIB + 100),

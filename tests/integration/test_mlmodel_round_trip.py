@@ -188,6 +188,44 @@ def test_a_logged_xgboost_model_answers(place, data):
         exactly(answers, model.predict_proba(data[0][:20])[:, 1])
 
 
+def test_a_logged_torch_model_is_registered_and_answers(place, data):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1), torch.nn.Sigmoid()]
+    model, rows = torch.nn.Sequential(*layers).eval(), data[0].to_numpy(dtype=np.float32)
+    mlflow.pytorch.log_model(
+        model,
+        name="network",
+        input_example=rows[:5],
+        serialization_format="pt2",
+        pip_requirements=[],
+        registered_model_name="network",
+    )
+    with torch.no_grad():
+        expected = model(torch.from_numpy(rows[:20])).numpy()
+    loaded = mlflow.pyfunc.load_model("models:/network/1")
+    assert loaded.predict(rows[:20]).tobytes() == expected.tobytes()
+    place.kilter("deploy", "models:/network/1", "--name", "network-live")
+    deadline = time.monotonic() + _PATIENCE
+    while not (about := place.front.get("/v2/models/network-live").json()).get("inputs"):
+        assert time.monotonic() < deadline, about
+        time.sleep(0.05)
+    (asked,) = about["inputs"]
+    tensor = {
+        "name": asked["name"],
+        "shape": [20, 3],
+        "datatype": asked["datatype"],
+        "data": rows[:20].ravel().tolist(),
+    }
+    answer = place.front.post("/v2/models/network-live/infer", json={"inputs": [tensor]})
+    assert answer.status_code == 200, answer.text
+    found = np.asarray(answer.json()["outputs"][0]["data"], dtype=np.float32)
+    assert found.tobytes() == expected.ravel().tobytes()
+    answer = place.front.post("/serving-endpoints/network-live/invocations", json={"inputs": rows[:20].tolist()})
+    assert answer.status_code == 200, answer.text
+    exactly(np.ravel(answer.json()["predictions"]).astype(np.float32).tolist(), expected.ravel())
+
+
 @pytest.mark.slow  # the client looks for what each model needs in a process of its own
 @pytest.mark.parametrize("kind", ["sklearn", "xgboost", "lightgbm"])
 def test_what_autologging_left_answers(place, data, kind):

@@ -24,6 +24,7 @@ _STATUSES: dict[str, SpanStatus] = {
 class _Event(msgspec.Struct):
     name: str = ""
     time_unix_nano: int = 0
+    timestamp: int = 0
     attributes: dict[str, Any] = {}
 
 
@@ -38,9 +39,15 @@ class _Status(msgspec.Struct):
     message: str | None = None
 
 
-class _Span(msgspec.Struct):
-    trace_id: str
+class _Context(msgspec.Struct):
     span_id: str
+
+
+class _Span(msgspec.Struct):
+    """A span as clients write it; the last six fields are those of clients before MLflow 3."""
+
+    trace_id: str = ""
+    span_id: str = ""
     name: str = ""
     parent_span_id: str | None = None
     start_time_unix_nano: int = 0
@@ -49,6 +56,12 @@ class _Span(msgspec.Struct):
     attributes: dict[str, Any] = {}
     events: list[_Event] = []
     links: list[_Link] = []
+    context: _Context | None = None
+    parent_id: str | None = None
+    start_time: int = 0
+    end_time: int | None = None
+    status_code: str = ""
+    status_message: str | None = None
 
 
 class _Document(msgspec.Struct):
@@ -85,6 +98,8 @@ def document_of(spans: tuple[Span, ...]) -> bytes:
 
 
 def _span(span: _Span, trace: str) -> Span:
+    if span.context is not None:
+        return _before_3(span, span.context.span_id, trace)
     found = checked_trace(_bytes(span.trace_id, 16))
     if found != trace:
         raise InvalidInput("a span belongs to another trace", where="traces.json", allowed=trace)
@@ -107,6 +122,26 @@ def _span(span: _Span, trace: str) -> Span:
         links=tuple(
             SpanLink(trace=one.trace_id[:64], span=one.span_id[:64], attributes=one.attributes or {})
             for one in span.links
+        ),
+    )
+
+
+def _before_3(span: _Span, own: str, trace: str) -> Span:
+    """Return a span of a client before MLflow 3: its ids are OpenTelemetry's, and its trace has one of its own."""
+    began, ended = checked_times(span.start_time, span.end_time or 0)
+    return Span(
+        trace=trace,
+        id=checked_span(_bytes(own, 8)),
+        parent=checked_span(_bytes(span.parent_id, 8)) if span.parent_id else None,
+        name=span.name,
+        start_ns=began,
+        end_ns=ended,
+        status=_STATUSES.get(span.status_code, "UNSET"),
+        message=span.status_message or "",
+        attributes={name: _plain(value) for name, value in span.attributes.items()},
+        events=tuple(
+            SpanEvent(name=one.name, at_ns=checked_times(one.timestamp, 0)[0], attributes=one.attributes)
+            for one in span.events
         ),
     )
 

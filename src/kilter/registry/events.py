@@ -78,8 +78,8 @@ def body_of(entity: str, action: str, data: dict[str, Any], at: datetime) -> str
 def example(event: str) -> str:
     """Return a body with made-up data, to try a webhook with."""
     entity, _, action = event.partition(".")
-    data: dict[str, Any] = {"name": "example_model"}
-    if "version" in entity or "alias" in entity:
+    data: dict[str, Any] = {"name": "example_prompt" if entity.startswith("prompt") else "example_model"}
+    if ("version" in entity and event != "model_version_alias.deleted") or event == "prompt_alias.created":
         data["version"] = "1"
     if entity.endswith("_tag"):
         data["key"] = "example_key"
@@ -88,7 +88,11 @@ def example(event: str) -> str:
     elif entity.endswith("_alias"):
         data["alias"] = "example_alias"
     else:
-        data |= {"tags": {"example_key": "example_value"}, "description": "An example"}
+        data |= {"tags": {"example_key": "example_value"}, "description": f"An example {entity.replace('_', ' ')}"}
+    if entity == "model_version":
+        data |= {"source": "models:/123", "run_id": "abcd1234abcd5678"}
+    elif entity == "prompt_version":
+        data["template"] = "Hello {{name}}!"
     return body_of(entity, action, data, datetime.now(UTC))
 
 

@@ -44,11 +44,15 @@ _METHODS = _READING | {"POST"}
 _WIRE_METHODS = _METHODS | {"PUT", "PATCH", "DELETE"}
 _HEALTH = frozenset({"/livez", "/readyz"})
 _SPANS = "/v1/traces"
-_WIRE = frozenset({"/version", "/health", _SPANS})
+_GIVEN = "/get-artifact"
+_WIRE = frozenset({"/version", "/health", _SPANS, _GIVEN, f"/model-versions{_GIVEN}"})
 _FILES = ("/api/2.0/mlflow-artifacts/artifacts/", "/api/2.0/mlflow-artifacts/mpu/part/")
 _AMAZON = "SageMaker."
 _WIRES = frozenset({"mlflow", "google"})
 """Areas that speak as others do, to these others' clients."""
+_PAGES_API = ("/ajax-api/2.0/mlflow", "/ajax-api/3.0/mlflow")
+"""Where the pages of MLflow look for the calls of its wire."""
+
 _ONCE = (b"host", b"authorization", b"content-length", b"content-type", b"origin", b"cookie", b"transfer-encoding")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -64,6 +68,11 @@ _HEADERS = (
         ),
     ),
 )
+
+
+def plain_path(path: str) -> str:
+    """Return the one path of what has two on MLflow's wire: its pages say ``/ajax-api`` for ``/api``."""
+    return f"/{path.removeprefix('/ajax-')}" if path.startswith(_PAGES_API) else path
 
 
 def area_of(path: str) -> str:
@@ -133,7 +142,8 @@ class Edge:
             self._metrics.count(area, answer.status or 499, time.perf_counter() - began)
 
     async def _pass(self, scope: Scope, receive: Receive, answer: _Answer) -> str:
-        method, path = scope["method"], scope["path"]
+        method, path = scope["method"], plain_path(scope["path"])
+        scope["path"] = path  # whatever is decided of a request is decided of one and the same path
         headers = _single(scope["headers"])
         area = area_of(path)
         allowed = _WIRE_METHODS if area in _WIRES else _METHODS

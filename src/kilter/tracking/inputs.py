@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import sqlalchemy as sa
+
 from kilter.engines.sql.database import Database
 from kilter.operations.table import operation
 from kilter.tracking.liveness import require
 from kilter.tracking.logged_models import one_model
 from kilter.tracking.records import DatasetInput, ModelUse, RunInputs
 from kilter.tracking.rows import inputs_of
-from kilter.tracking.tables import datasets, run_models
+from kilter.tracking.tables import datasets, experiments, run_models, runs
 from kilter.tracking.writing import upsert
 
 _datasets = datasets  # an argument of an operation has the table's name
@@ -51,6 +53,30 @@ class InputOperations:
         with self._database.reading() as connection:
             require(connection, run)
             return inputs_of(connection, [run]).get(run, RunInputs())
+
+    def datasets_read(self, among: Sequence[int], tag: str, limit: int) -> tuple[tuple[int, str, str, str | None], ...]:
+        """Return the data that runs of experiments read: experiment, name, digest and one tag, each once.
+
+        Args:
+            among: The numbers of the experiments.
+            tag: The tag that says what it was read for.
+            limit: At most so many.
+        """
+        read = _datasets.c
+        chosen = (
+            sa.select(experiments.c.id, read.name, read.digest, read.tags)
+            .join(runs, runs.c.id == read.run)
+            .join(experiments, experiments.c.name == runs.c.experiment)
+            .where(experiments.c.id.in_(list(among)))
+            .order_by(experiments.c.id, read.name, read.digest, runs.c.started_at)
+        )
+        found: dict[tuple[int, str, str, str | None], None] = {}
+        with self._database.reading() as connection:
+            for row in connection.execution_options(stream_results=True).execute(chosen):
+                found[row.id, row.name, row.digest, row.tags.get(tag)] = None
+                if len(found) == limit:
+                    break
+        return tuple(found)
 
 
 def _plain(one: DatasetInput, tags: Mapping[str, str]) -> dict[str, Any]:

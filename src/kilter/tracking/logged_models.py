@@ -18,7 +18,6 @@ from kilter.engines.sql.grammar import COMPARE, clauses, on_text
 from kilter.engines.sql.paging import Place
 from kilter.operations.table import operation
 from kilter.tracking.filters import named_field, on_column
-from kilter.tracking.liveness import require
 from kilter.tracking.orders import terms_of
 from kilter.tracking.records import (
     Artifact,
@@ -76,20 +75,18 @@ class LoggedModelOperations:
         Args:
             experiment: The number of the experiment that it belongs to.
             name: What people call it.
-            run: The run that makes it.
+            run: The run that makes it, here or elsewhere.
             type: What kind of model it is.
             params: What it is made with.
             tags: What people say about it.
 
         Raises:
-            NotFound: When there is no such experiment or run.
+            NotFound: When there is no such experiment.
         """
         identity, now = new_id("m", self._clock.now()).replace("_", "-"), self._clock.now()
         with self._database.transaction() as connection:
             if connection.execute(sa.select(experiments.c.id).where(experiments.c.id == experiment)).first() is None:
                 raise NotFound(f"there is no experiment {experiment}", where="experiments")
-            if run:
-                require(connection, run)
             connection.execute(
                 logged_models.insert().values(
                     id=identity,
@@ -180,6 +177,7 @@ class LoggedModelOperations:
         order: str = "-created",
         limit: int = 100,
         cursor: str | None = None,
+        datasets: Sequence[tuple[str, str]] = (),
     ) -> LoggedModelPage:
         """Return logged models of experiments, page by page.
 
@@ -190,6 +188,7 @@ class LoggedModelOperations:
             order: Of the same fields but params and tags, ``-`` in front for the greatest first; those without it come last.
             limit: At most so many.
             cursor: From the page before.
+            datasets: Only what was measured on one of these counts: name, and digest or nothing for any.
 
         Raises:
             InvalidInput: When the filter, the order or the cursor can't be read.
@@ -201,7 +200,9 @@ class LoggedModelOperations:
             logged_models.c.experiment.in_(list(among)), logged_models.c.deleted_at.is_(None)
         )
         if filter.strip():
-            query = query.where(*(_condition(*clause) for clause in clauses(filter)))
+            query = query.where(*(_condition(*clause, datasets) for clause in clauses(filter)))
+        if datasets:
+            query = query.where(sa.exists().where(logged_metrics.c.model == logged_models.c.id, _measured_on(datasets)))
         for term in terms_of(order):
             query, column = _ordered(query, term.kind, term.name)
             query = query.order_by(column.is_(None), column.desc() if term.descending else column.asc())
@@ -403,7 +404,15 @@ def _column(name: str) -> sa.Column[Any]:
     return logged_models.c[_COLUMNS[name]]
 
 
-def _condition(field: str, operator: str, value: Any) -> sa.ColumnElement[bool]:
+def _measured_on(datasets: Sequence[tuple[str, str]]) -> sa.ColumnElement[bool]:
+    """Return what is true of a metric that was measured on one of the data."""
+    on, digest = logged_metrics.c.dataset, logged_metrics.c.dataset_digest
+    return sa.or_(*((on == name) & (digest == wanted) if wanted else on == name for name, wanted in datasets))
+
+
+def _condition(
+    field: str, operator: str, value: Any, datasets: Sequence[tuple[str, str]] = ()
+) -> sa.ColumnElement[bool]:
     kind, name = named_field(field)
     if not kind:
         return on_column(_column(name), field, operator, value)
@@ -411,6 +420,8 @@ def _condition(field: str, operator: str, value: Any) -> sa.ColumnElement[bool]:
         if not isinstance(value, float) or operator not in COMPARE:
             raise InvalidInput(f"{field} {operator}", where="filter", allowed="a number")
         table, test = logged_metrics, COMPARE[operator](logged_metrics.c.value, value)
+        if datasets:
+            test &= _measured_on(datasets)
     else:
         table = logged_params if kind == "params" else logged_tags
         if value is None:

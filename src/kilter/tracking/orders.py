@@ -115,9 +115,8 @@ class Orders:
         time, run = runs.c.started_at, runs.c.id
         if cursor is not None:
             at, last = self._placed(cursor)
-            beyond, later = (time < at, run < last) if descending else (time > at, run > last)
-            query = query.where(beyond | ((time == at) & later))
-        return query.order_by(*(column.desc() if descending else column.asc() for column in (time, run)))
+            query = query.where((time < at if descending else time > at) | ((time == at) & (run > last)))
+        return query.order_by(time.desc() if descending else time.asc(), run)
 
     def _placed(self, cursor: str) -> tuple[datetime, str]:
         try:

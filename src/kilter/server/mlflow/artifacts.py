@@ -10,6 +10,7 @@ import asyncio
 import functools
 import mimetypes
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,8 @@ _BLOCK = 1 << 20
 _FOLDER = "artifacts"
 _MODELS = "models"
 _TRACES = "traces"
+_TEXTS = frozenset({"mlmodel", "mlproject"})
+_TOKEN = re.compile(r"[A-Za-z0-9!#$&+.^_`|~-]+\Z")
 
 
 class Broken(Exception):
@@ -137,8 +140,8 @@ class Artifacts:
             (b"etag", f'"{entry.digest}"'.encode()),
             (b"accept-ranges", b"bytes"),
             # What was uploaded is never shown as a page of this server: a browser downloads it.
-            (b"content-disposition", b"attachment"),
-            (b"content-type", (mimetypes.guess_type(entry.name)[0] or "application/octet-stream").encode()),
+            (b"content-disposition", _attached(posixpath.basename(entry.name)).encode()),
+            (b"content-type", _kind(posixpath.basename(entry.name)).encode()),
         ]
         if part.status in {206, 416}:
             shown = f"{part.start}-{part.end - 1}" if part.status == 206 else "*"
@@ -318,6 +321,18 @@ def relative(path: str) -> str:
     if climbs or "\\" in decoded or "\x00" in decoded or ":" in decoded.partition("/")[0]:
         raise Refused(INVALID, "Invalid path")
     return "" if clean == "." else clean
+
+
+def _attached(name: str) -> str:
+    """Return what tells a browser to keep a file under its name (RFC 6266)."""
+    return (
+        f"attachment; filename={name}" if _TOKEN.match(name) else f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+    )
+
+
+def _kind(name: str) -> str:
+    """Return a file's media type; MLflow's own descriptions are texts."""
+    return "text/plain" if name.lower() in _TEXTS else mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
 async def _send(send: Send, status: int, body: bytes, kind: bytes, *more: tuple[bytes, bytes]) -> None:

@@ -28,6 +28,9 @@ _LISTED = 50_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _PAGE = 10_000
+_ASKED = 20
+_SUMMARIES = 1_000
+_CONTEXT = "mlflow.data.context"
 
 
 class Experiments:
@@ -42,14 +45,18 @@ class Experiments:
 
     def create(self, fields: Fields) -> dict[str, Any]:
         """``experiments/create``."""
-        name = _name(fields.text("name", required=True))
-        if fields.text("artifact_location"):
+        name, elsewhere, tags = (
+            _name(fields.text("name", required=True)),
+            fields.text("artifact_location"),
+            _tags(fields),
+        )
+        if elsewhere:
             # Files lie in the store, beside everything else that a run has: elsewhere they could not be kept whole.
             raise Refused(
                 INVALID, "artifact_location: this server keeps every experiment's artifacts in its own store."
             )
         try:
-            return {"experiment_id": str(self._runs.create_experiment(name, _tags(fields)).number)}
+            return {"experiment_id": str(self._runs.create_experiment(name, tags).number)}
         except Conflict:
             raise Refused(EXISTS, f"Experiment(name={name}) already exists.") from None
 
@@ -115,7 +122,7 @@ class Experiments:
         try:
             page = self._runs.search_experiments(
                 filter=fields.text("filter"),
-                order=",".join(fields.texts("order_by")),
+                order=",".join(fields.texts("order_by")) or "-created",
                 view=view_of(fields, "view_type"),
                 limit=min(limit, _PAGE),
                 cursor=fields.text("page_token") or None,
@@ -124,6 +131,19 @@ class Experiments:
             raise in_mlflows_words(error) from None
         answer: dict[str, Any] = {"experiments": [shown(one) for one in page.experiments]}
         return answer if page.cursor is None else {**answer, "next_page_token": page.cursor}
+
+    def search_datasets(self, fields: Fields) -> dict[str, Any]:
+        """``experiments/search-datasets``: what the runs of experiments read, and for what."""
+        asked = fields.texts("experiment_ids")
+        if not asked:
+            raise Refused(INVALID, "SearchDatasets request must specify at least one experiment_id.")
+        if len(asked) > _ASKED:
+            raise Refused(
+                INVALID,
+                f"SearchDatasets request cannot specify more than {_ASKED} experiment_ids. Received {len(asked)} experiment_ids.",
+            )
+        among = [int(text) for text in asked if text.isdecimal() and len(text) < 19]
+        return {"dataset_summaries": [_summary(*one) for one in self._runs.datasets_read(among, _CONTEXT, _SUMMARIES)]}
 
     def numbered(self, text: str) -> Experiment:
         """Return the experiment that a request names by its number."""
@@ -161,6 +181,11 @@ def shown(experiment: Experiment) -> dict[str, Any]:
         "workspace": "default",
         "tags": [{"key": name, "value": value} for name, value in experiment.tags.items()],
     }
+
+
+def _summary(experiment: int, name: str, digest: str, context: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"experiment_id": str(experiment), "name": name, "digest": digest}
+    return found if context is None else {**found, "context": context}
 
 
 def millis(moment: datetime) -> int:

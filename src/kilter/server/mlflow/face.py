@@ -20,12 +20,14 @@ from kilter.server.edge import IDENTITY, REQUEST, Receive, Scope, Send
 from kilter.server.mlflow.artifacts import PRESIGNED, PROXY, Artifacts, Broken
 from kilter.server.mlflow.experiments import Experiments
 from kilter.server.mlflow.exported import Exported
+from kilter.server.mlflow.fetching import Fetching, is_fetched
 from kilter.server.mlflow.fields import Fields, Query
+from kilter.server.mlflow.histories import Histories
 from kilter.server.mlflow.hot import Hot
 from kilter.server.mlflow.llm import READING, calls_of_3, traces_of_2
 from kilter.server.mlflow.models import Models
 from kilter.server.mlflow.multipart import MULTIPART
-from kilter.server.mlflow.problems import Refused, answer_of
+from kilter.server.mlflow.problems import INVALID, Refused, answer_of
 from kilter.server.mlflow.runs import Runs
 from kilter.server.mlflow.versions import registry_calls
 from kilter.server.pool import Pool
@@ -39,12 +41,19 @@ VERSION = "3.18.0"
 Call = Callable[..., dict[str, Any]]
 
 _ANYBODY = Identity()
+_ASKED = 2_000
 _API = "/api/2.0/mlflow"
 _API_3 = "/api/3.0/mlflow"
 _JSON = (b"content-type", b"application/json")
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _READING = frozenset(
-    {"/experiments/search", "/runs/search", "/logged-models/search", "/registered-models/get-latest-versions"}
+    {
+        "/experiments/search",
+        "/experiments/search-datasets",
+        "/runs/search",
+        "/logged-models/search",
+        "/registered-models/get-latest-versions",
+    }
 )
 """What is posted and yet only read."""
 
@@ -83,7 +92,7 @@ def table(
     runs: RunService, about: Experiments, of: Runs, artifacts: Artifacts, registry: ModelService | None = None
 ) -> Table:
     """Return the table of MLflow's calls; those about the registry, where there is one."""
-    models = Models(runs, about)
+    models, histories = Models(runs, about), Histories(runs)
     return Table(
         {
             "/experiments/create": {"POST": about.create},
@@ -93,6 +102,7 @@ def table(
             "/experiments/update": {"POST": about.update},
             "/experiments/delete": {"POST": about.delete},
             "/experiments/restore": {"POST": about.restore},
+            "/experiments/search-datasets": {"POST": about.search_datasets},
             "/experiments/set-experiment-tag": {"POST": about.set_tag},
             "/experiments/delete-experiment-tag": {"POST": about.delete_tag},
             "/runs/create": {"POST": of.create},
@@ -110,7 +120,8 @@ def table(
             "/runs/set-tag": {"POST": of.set_tag},
             "/runs/delete-tag": {"POST": of.delete_tag},
             "/metrics/get-history": {"GET": of.history},
-            "/metrics/get-history-bulk-interval": {"GET": of.sampled},
+            "/metrics/get-history-bulk": {"GET": histories.bulk},
+            "/metrics/get-history-bulk-interval": {"GET": histories.sampled},
             "/artifacts/list": {"GET": artifacts.of_run},
             "/logged-models": {"POST": models.create},
             "/logged-models/search": {"POST": models.search},
@@ -169,6 +180,7 @@ class Wire:
         self._pool = pool
         self._targets = targets
         self._artifacts = Artifacts(runs, pool, traces, rooms.exported)
+        self._fetching = Fetching(runs, rooms.models, traces)
         about = Experiments(runs)
         of = Runs(runs, about)
         self._table = table(runs, about, of, self._artifacts, rooms.models)
@@ -202,6 +214,10 @@ class Wire:
             elif path.startswith(f"{PRESIGNED}/"):
                 answer = await self._artifacts.presigned(scope, path[len(PRESIGNED) :])
                 await reply(send, 200, msgspec.json.encode(answer), [_JSON])
+            elif is_fetched(path):
+                place = await self._pool.run(lambda: self._fetching.place(scope))
+                await self._check(identity, needed, path, lambda: self._targets.of_file(place))
+                await self._artifacts.answer(scope, f"/{place}", receive, send)
             elif path in self._fixed:
                 body, kind = self._fixed[path]
                 await reply(send, 200, body if method != "HEAD" else b"", [kind])
@@ -244,7 +260,7 @@ class Wire:
     def _calls(self, path: str) -> tuple[Mapping[str, Call], tuple[str, ...]]:
         if path.startswith(f"{_API_3}/"):
             return self._of_3.find(path.removeprefix(_API_3))
-        of_traces = path.startswith(f"{_API}/traces/")
+        of_traces = path == f"{_API}/traces" or path.startswith(f"{_API}/traces/")
         return (self._of_2 if of_traces else self._table).find(
             path.removeprefix(_API) if path.startswith(f"{_API}/") else ""
         )
@@ -278,6 +294,10 @@ async def reply(send: Send, status: int, body: bytes, headers: Iterable[tuple[by
 
 def _query(text: bytes) -> dict[str, Query]:
     found: defaultdict[str, Query] = defaultdict(Query)
-    for name, value in parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=200):
+    try:
+        pairs = parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=_ASKED)
+    except ValueError:
+        raise Refused(INVALID, f"The query has more than {_ASKED} values.") from None
+    for name, value in pairs:
         found[name].append(value)
     return found

@@ -11,6 +11,7 @@ from kilter.server.mlflow.assessments import Assessments
 from kilter.server.mlflow.datasets import Datasets
 from kilter.server.mlflow.experiments import Experiments
 from kilter.server.mlflow.traces import Traces
+from kilter.server.mlflow.traces_of_2 import TracesOf2
 from kilter.tracking.service import RunService
 
 Calls = Mapping[str, Mapping[str, Callable[..., dict[str, Any]]]]
@@ -28,12 +29,16 @@ READING = frozenset(
 
 
 def traces_of_2(runs: RunService, service: TraceService) -> Calls:
-    """Return the calls about traces that clients still send to version 2.0 of the wire."""
+    """Return the calls about traces of version 2.0 of the wire: clients before MLflow 3 know no others, later ones send some of them."""
     traces = Traces(service, Experiments(runs))
+    before = TracesOf2(service, Experiments(runs))
     return {
+        "/traces": {"POST": before.start, "GET": before.search},
         "/traces/delete-traces": {"POST": traces.delete},
         "/traces/link-to-run": {"POST": traces.link_run},
         "/traces/link-prompts": {"POST": traces.link_prompts},
+        "/traces/{id}": {"PATCH": before.end},
+        "/traces/{id}/info": {"GET": before.info},
         "/traces/{id}/tags": {"PATCH": traces.set_tag, "DELETE": traces.delete_tag},
     }
 

@@ -47,13 +47,14 @@ class Models:
     def create(self, fields: Fields) -> dict[str, Any]:
         """``POST logged-models``."""
         experiment = self._experiments.active(fields.text("experiment_id", required=True))
-        run = fields.text("source_run_id")
-        try:
-            made = self._runs.log_model(
-                experiment.number, fields.text("name"), run, fields.text("model_type"), _params(fields), _tags(fields)
-            )
-        except NotFound:
-            raise Refused(MISSING, f"Run with id={run} not found") from None
+        made = self._runs.log_model(
+            experiment.number,
+            fields.text("name"),
+            fields.text("source_run_id"),
+            fields.text("model_type"),
+            _params(fields),
+            _tags(fields),
+        )
         return {"model": shown(made)}
 
     def get(self, fields: Fields, model: str) -> dict[str, Any]:
@@ -104,8 +105,9 @@ class Models:
         if not asked:
             raise missing("experiment_ids")
         among = [int(text) for text in asked if text.isdecimal() and len(text) < 19]
-        if fields.items("datasets"):
-            raise Refused(INVALID, "datasets: a search within the metrics of one dataset is not known here.")
+        datasets = [
+            (one.text("dataset_name", required=True), one.text("dataset_digest")) for one in fields.items("datasets")
+        ]
         order = ", ".join(
             f"{'' if one.flag('ascending', default=True) else '-'}{one.text('field_name', required=True)}"
             for one in fields.items("order_by")
@@ -117,6 +119,7 @@ class Models:
                 order or "-created",
                 min(fields.integer("max_results", 100, least=1), 1000),
                 fields.text("page_token") or None,
+                datasets,
             )
         except InvalidInput as error:
             raise in_mlflows_words(error) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 
 from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.server.mlflow.experiments import EPOCH, Experiments, millis, view_of
-from kilter.server.mlflow.fields import Fields, missing
+from kilter.server.mlflow.fields import Fields
 from kilter.server.mlflow.limits import (
     DATASET,
     PARAM,
@@ -38,8 +37,6 @@ _USER = "mlflow.user"
 _MODELS = "mlflow.log-model.history"
 _HISTORY = 1_000_000
 _LARGEST = 2**63
-_CURVES = 100
-_SAMPLES = 2500
 _STATUSES: dict[str, Status] = {
     "RUNNING": "RUNNING",
     "SCHEDULED": "SCHEDULED",
@@ -209,32 +206,8 @@ class Runs:
             points = self._runs.metric_points(run, key, skip=start, limit=limit + 1)
         except NotFound:  # a run that isn't there has no history, says MLflow
             return {}
-        answer: dict[str, Any] = {"metrics": [_metric(point) for point in points[:limit]]}
+        answer: dict[str, Any] = {"metrics": [metric_of(point) for point in points[:limit]]}
         return answer if len(points) <= limit else {**answer, "next_page_token": str(start + limit)}
-
-    def sampled(self, fields: Fields) -> dict[str, Any]:
-        """``metrics/get-history-bulk-interval``: each run's curve with so many points that a picture shows no difference."""
-        runs, key = fields.texts("run_ids"), fields.text("metric_key", required=True)
-        limit = fields.integer("max_results", 320, least=1)
-        if not runs:
-            raise missing("run_ids")
-        if len(runs) > _CURVES:
-            raise Refused(
-                INVALID,
-                f"GetMetricHistoryBulkInterval request must specify at most {_CURVES} run_ids.",
-            )
-        if limit > _SAMPLES:
-            raise Refused(
-                INVALID,
-                f"max_results must be between 1 and {_SAMPLES}. See the API docs for more information about request parameters.",
-            )
-        first = fields.integer("start_step") if fields.has("start_step") else None
-        last = fields.integer("end_step") if fields.has("end_step") else None
-        found: list[dict[str, Any]] = []
-        for run in runs:
-            points = self._known(run, functools.partial(self._runs.curve, run, key, limit, first, last))
-            found += [{**_metric(point), "run_id": run} for point in points]
-        return {"metrics": found}
 
     def search(self, fields: Fields) -> dict[str, Any]:
         """``runs/search``."""
@@ -389,7 +362,8 @@ def _info(run: Run) -> dict[str, Any]:
     return info
 
 
-def _metric(point: MetricPoint) -> dict[str, Any]:
+def metric_of(point: MetricPoint) -> dict[str, Any]:
+    """Return a point as MLflow shows it."""
     return {
         "key": point.name,
         "value": point.value,

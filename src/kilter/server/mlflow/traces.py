@@ -89,7 +89,7 @@ class Traces:
                 INVALID,
                 f"Invalid value {limit} for parameter 'max_results' supplied. It must be at most {MOST_LISTED}, but got value {limit}",
             )
-        page = self._searched(
+        page = searched(
             lambda: self._traces.list(
                 filter=fields.text("filter"),
                 order=fields.texts("order_by"),
@@ -108,7 +108,7 @@ class Traces:
         most = fields.integer("max_traces") if fields.has("max_traces") else None
         named = fields.texts("request_ids") or fields.texts("trace_ids")
         chosen = numbers([experiment])
-        count = self._searched(lambda: self._traces.delete(chosen[0] if chosen else -1, named, before, most))
+        count = searched(lambda: self._traces.delete(chosen[0] if chosen else -1, named, before, most))
         return {"traces_deleted": count}
 
     def set_tag(self, fields: Fields, trace: str) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class Traces:
         if not named:
             raise missing("trace_ids")
         try:
-            self._searched(lambda: self._traces.link_run(run, named))
+            searched(lambda: self._traces.link_run(run, named))
         except NotFound:
             raise Refused(MISSING, f"Run with id={run} not found") from None
         return {}
@@ -174,7 +174,7 @@ class Traces:
         interval, start, end = (optional(name) for name in ("time_interval_seconds", "start_time_ms", "end_time_ms"))
         if interval and (start is None or end is None):
             raise Refused(INVALID, "start_time_ms and end_time_ms are required if time_interval_seconds is set")
-        found = self._searched(
+        found = searched(
             lambda: self._traces.measure(
                 among,
                 cast("View", view),
@@ -195,7 +195,7 @@ class Traces:
         """``POST traces/calculate-filter-correlation``."""
         among = _experiments(fields)
         first, second = (fields.text(name, required=True) for name in ("filter_string1", "filter_string2"))
-        found = self._searched(lambda: self._traces.correlate(among, first, second, fields.text("base_filter")))
+        found = searched(lambda: self._traces.correlate(among, first, second, fields.text("base_filter")))
         return {
             "npmi": "NaN" if found.npmi is None else found.npmi,
             "npmi_smoothed": "NaN" if found.smoothed is None else found.smoothed,
@@ -236,13 +236,13 @@ class Traces:
         except NotFound:
             raise Refused(MISSING, f"Trace with ID '{trace}' not found.") from None
 
-    @staticmethod
-    def _searched(act: Callable[[], T]) -> T:
-        """Run what can refuse its filter; the refusal's own words are shown, as MLflow's are."""
-        try:
-            return act()
-        except InvalidInput as error:
-            raise Refused(INVALID, error.message) from None
+
+def searched(act: Callable[[], T]) -> T:
+    """Run what can refuse its filter; the refusal's own words are shown, as MLflow's are."""
+    try:
+        return act()
+    except InvalidInput as error:
+        raise Refused(INVALID, error.message) from None
 
 
 def shown(info: TraceInfo) -> dict[str, Any]:

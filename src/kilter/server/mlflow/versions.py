@@ -147,7 +147,7 @@ class Versions:
             said = self._runs.logged_model(model).tags.get(_REGISTERED, "[]")
             with suppress(ValueError, RecursionError):
                 listed = json.loads(said)
-                mine = {"name": made.model, "version": str(made.version)}
+                mine = {"name": made.model, "version": made.version}
                 if isinstance(listed, list) and mine not in listed:
                     self._runs.change_logged_model(model, tags={_REGISTERED: json.dumps([*listed, mine])})
 

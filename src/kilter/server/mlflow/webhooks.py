@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from kilter.core.errors import NotFound
 from kilter.registry.records import HookStatus, Webhook
@@ -16,6 +17,7 @@ T = TypeVar("T")
 
 _STATUS: dict[str, HookStatus] = {"ACTIVE": "ACTIVE", "DISABLED": "DISABLED"}
 _MOST = 1_000
+_SCHEMES = ("https", "http")
 
 
 class Webhooks:
@@ -31,6 +33,7 @@ class Webhooks:
     def create(self, fields: Fields) -> dict[str, Any]:
         """``POST webhooks``."""
         name, url = fields.text("name", required=True), fields.text("url", required=True)
+        _check_url(url)
         events = _events(fields)
         if not events:
             raise Refused(INVALID, "Missing value for required parameter 'events'.")
@@ -59,6 +62,8 @@ class Webhooks:
 
     def update(self, fields: Fields, hook: str) -> dict[str, Any]:
         """``PATCH webhooks/ID``."""
+        if fields.has("url"):
+            _check_url(fields.text("url"))
         changed = _known(
             hook,
             lambda: self._models.change_webhook(
@@ -103,6 +108,20 @@ def shown(hook: Webhook) -> dict[str, Any]:
         "last_updated_timestamp": millis(hook.changed_at),
     }
     return {**found, "description": hook.description} if hook.description else found
+
+
+def _check_url(url: str) -> None:
+    """Refuse what is no URL in MLflow's words; whether it may be called is the registry's to say."""
+    if not url.strip():
+        raise Refused(INVALID, f"Webhook URL cannot be empty or just whitespace: {url[:100]!r}")
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise Refused(INVALID, f"Invalid webhook URL {url[:100]!r}: {error}") from None
+    if scheme not in _SCHEMES:
+        raise Refused(
+            INVALID, f"Invalid webhook URL scheme: {scheme[:60]!r}. Allowed schemes are: {', '.join(_SCHEMES)}."
+        )
 
 
 def _events(fields: Fields) -> tuple[str, ...]:
