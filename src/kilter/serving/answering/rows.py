@@ -240,9 +240,14 @@ _SEED = secrets.token_hex(6)
 _made = itertools.count()
 
 
+def fresh_key() -> str:
+    """Return a key for what has none: never the same twice, also not in another process."""
+    return f"{_SEED}-{next(_made):x}"
+
+
 def fresh_keys(count: int) -> list[str]:
-    """Return keys for rows that have none: never the same twice, also not in another process."""
-    return [f"{_SEED}-{next(_made):x}" for _ in range(count)]
+    """Return keys for rows that have none."""
+    return [fresh_key() for _ in range(count)]
 
 
 def moment(value: object, index: int, name: str) -> datetime:

@@ -168,6 +168,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._queue: deque[Reply] = deque()
         self._request: Request | None = None
+        self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._header_size = 0
         self._body_size = 0
@@ -216,7 +217,7 @@ class Connection(asyncio.Protocol):
             self._refuse(HttpError(400, "the request can't be parsed"))
         else:
             if self._request is not None and self._request.method == b"" and len(data) > self._limits.header:
-                self._refuse(HttpError(431, "the head is too large", allowed=f"{self._limits.header} bytes"))
+                self._refuse(_head_too_large(self._limits))
 
     def eof_received(self) -> bool:
         """Keep the other direction open while answers are due."""
@@ -238,33 +239,38 @@ class Connection(asyncio.Protocol):
         """Begin a request."""
         reply = Reply(self)
         self._queue.append(reply)
-        self._request = Request(reply, self._clock())
-        self.since = self._request.arrived
+        request = self._request = Request(reply, self._clock())
+        self._headers = request.headers
+        self.since = request.arrived
         self._body = []
         self._header_size = self._body_size = 0
 
     def on_url(self, url: bytes) -> None:
         """Take the target; long ones come in parts."""
         assert self._request is not None  # noqa: S101
-        self._count(len(url))
+        self._header_size += len(url)
+        if self._header_size > self._limits.header:
+            raise _head_too_large(self._limits)
         self._request.path += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
-        assert self._request is not None  # noqa: S101
-        self._count(len(name) + len(value) + 4)
-        self._request.headers[name.lower()] = value
+        self._header_size += len(name) + len(value) + 4
+        if self._header_size > self._limits.header:
+            raise _head_too_large(self._limits)
+        self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         """Refuse by the head what need not be read."""
-        assert self._request is not None  # noqa: S101
-        headers = self._request.headers
-        self._request.method = self._parser.get_method()
-        self._request.reply.closing = not self._parser.should_keep_alive()
+        request, headers = self._request, self._headers
+        assert request is not None  # noqa: S101
+        request.method = self._parser.get_method()
+        request.reply.closing = not self._parser.should_keep_alive()
         length = headers.get(b"content-length")
         if length is not None and int(length) > self._limits.body:
             raise HttpError(413, "the body is too large", allowed=f"{self._limits.body} bytes")
-        if headers.get(b"expect", b"").lower() == b"100-continue" and self._transport and len(self._queue) == 1:
+        expect = headers.get(b"expect")
+        if expect is not None and expect.lower() == b"100-continue" and self._transport and len(self._queue) == 1:
             self._transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
@@ -314,11 +320,6 @@ class Connection(asyncio.Protocol):
         elif not self._queue and (self.draining or now - self.since > self._limits.idle):
             self._transport.close()
 
-    def _count(self, size: int) -> None:
-        self._header_size += size
-        if self._header_size > self._limits.header:
-            raise HttpError(431, "the head is too large", allowed=f"{self._limits.header} bytes")
-
     def _refuse(self, error: HttpError) -> None:
         """Answer a request that can't be read, after those before it, and close."""
         self._refused = True
@@ -339,3 +340,7 @@ class Connection(asyncio.Protocol):
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
+
+
+def _head_too_large(limits: Limits) -> HttpError:
+    return HttpError(431, "the head is too large", allowed=f"{limits.header} bytes")

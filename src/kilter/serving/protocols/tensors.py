@@ -18,7 +18,7 @@ import numpy as np
 
 from kilter.core.errors import InvalidInput, Unavailable
 from kilter.packaging.records import Signature
-from kilter.serving.answering.rows import Given, RowReader, fresh_keys, moment
+from kilter.serving.answering.rows import Given, RowReader, fresh_key, moment
 from kilter.serving.front.intake import Answer
 from kilter.serving.records import Scalar
 
@@ -206,7 +206,7 @@ def _finish(
     if reader.key and reader.key in others:
         keys = [_key(value, row, reader.key) for row, value in enumerate(others[reader.key])]
     else:
-        route = fresh_keys(1)[0]
+        route = fresh_key()
         keys = [route] if count == 1 else [f"{route}-{row:x}" for row in range(count)]
     if reader.time and reader.time in others:
         times = [moment(value, row, reader.time) for row, value in enumerate(others[reader.time])]
@@ -229,7 +229,10 @@ def _key(value: Scalar, row: int, name: str) -> str:
 def _length(tensor: Tensor) -> int:
     """Return the number of rows of a tensor, its shape checked."""
     shape = tensor.shape
-    if not shape or any(type(size) is not int or not 0 <= size <= _LARGEST for size in shape):
+    fits = bool(shape)
+    for size in shape:
+        fits = fits and type(size) is int and 0 <= size <= _LARGEST
+    if not fits:
         raise InvalidInput("the shape is none", where=f"{tensor.where}.shape", allowed="rows first, each 0 or more")
     return shape[0]
 
