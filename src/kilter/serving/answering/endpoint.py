@@ -383,6 +383,7 @@ class Endpoint:
             width=group.width,
             columns=group.columns,
             matrix=group.recorded,
+            single=group.single,
             took_us=group.took or {},
             split=plan.split,
             experiment=plan.experiment,

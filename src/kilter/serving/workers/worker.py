@@ -17,7 +17,19 @@ import msgspec
 from kilter.core.errors import InvalidInput, KilterError
 from kilter.packaging.loading import load_model
 from kilter.packaging.native import Explains, ModelSpec, NativeModel
-from kilter.serving.workers.frames import EXPLAIN, FAILED, HELLO, LENGTHS, READY, REFUSED, ROWS, VALUES, Reader, frame
+from kilter.serving.workers.frames import (
+    EXPLAIN,
+    FAILED,
+    HELLO,
+    LENGTHS,
+    READY,
+    REFUSED,
+    ROWS,
+    VALUES,
+    Reader,
+    frame,
+    wide,
+)
 
 log = logging.getLogger("kilter.serving")
 
@@ -53,6 +65,7 @@ class Loaded:
 
     def answer(self, kind: int, ticket: int, count: int, payload: bytes) -> bytes:
         """Return the frame that answers one of ``ROWS`` or ``EXPLAIN``."""
+        payload = wide(payload, count * self._spec.columns)
         try:
             values = self._explained(payload, count) if kind == EXPLAIN else self._predicted(payload, count)
         except KilterError as error:
