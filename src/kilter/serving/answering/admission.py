@@ -64,6 +64,8 @@ def with_parameters(terms: Terms, parameters: Mapping[str, object]) -> Terms:
     Raises:
         InvalidInput: When one is no whole number, or is negative.
     """
+    if "priority" not in parameters and "timeout" not in parameters:
+        return terms
     urgency, seconds = terms
     for name in ("priority", "timeout"):
         value = parameters.get(name, 0)

@@ -49,7 +49,7 @@ from kilter.serving.recording.replays import Replays
 from kilter.serving.service import EndpointService
 from kilter.serving.settings import Settings, check_settings
 from kilter.serving.workers.keeper import Keeper
-from kilter.serving.workers.memory import measurable
+from kilter.serving.workers.memory import keep_freed, measurable
 
 if TYPE_CHECKING:
     from kilter.serving.grpc.server import GrpcServer
@@ -382,6 +382,7 @@ def run(config: FrontConfig) -> None:
     Raises:
         KilterError: When it can't start; nothing is left running.
     """
+    keep_freed()
     uvloop.run(serve(config))
 
 

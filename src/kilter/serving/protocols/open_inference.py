@@ -300,15 +300,16 @@ def _answer(request: Request, asked: Inference, answer: Answer) -> None:
     texts: list[str] = []
     raws: list[bytes] = []
     for place, wanted in enumerate(asked.outputs or _ALL):
-        out = output(answer, wanted.name, _classes_of(wanted, place))
-        as_bytes = binary if wanted.parameters is None else wanted.parameters.get("binary_data", binary) is True
+        options = wanted.parameters
+        out = output(answer, wanted.name, _classes_of(wanted, place) if options else 0)
+        as_bytes = binary if options is None else options.get("binary_data", binary) is True
         if as_bytes:
             raws.append(out.raw())
             tail = f'"parameters":{{"binary_data_size":{len(raws[-1])}}}'
         else:
             tail = f'"data":[{_listed(out)}]'
-        dims = ",".join(map(str, out.shape))
-        texts.append(f'{{"name":{_name(out.name)},"datatype":"{out.datatype}","shape":[{dims}],{tail}}}')
+        rows, width = out.shape
+        texts.append(f'{{"name":{_name(out.name)},"datatype":"{out.datatype}","shape":[{rows},{width}],{tail}}}')
     ident = f'"id":{quoted(asked.id)},' if asked.id else ""
     head = (
         f'{{"model_name":"{answer.batch.loop}","model_version":"{answer.version}",{ident}'

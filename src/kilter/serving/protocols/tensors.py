@@ -146,7 +146,9 @@ def _matrix(tensor: Tensor, reader: RowReader) -> tuple[int, bytes]:
                            allowed=_allowed(reader))  # fmt: skip
     count = _length(tensor)
     if columns == reader.width:
-        if tensor.datatype == "FP32" and type(tensor.data) is not list:
+        if type(tensor.data) is list:
+            return count, _listed(tensor, count * columns)
+        if tensor.datatype == "FP32":
             return count, _finite(tensor, count * columns).tobytes()
         return count, _numbers(tensor, count * columns)
     values = _numbers(tensor, count * columns)
@@ -414,7 +416,7 @@ class Out(NamedTuple):
 
     name: str
     datatype: str
-    shape: tuple[int, ...]
+    shape: tuple[int, int]
     values: Sequence[float] | Sequence[bytes]
 
     def raw(self) -> bytes:

@@ -30,6 +30,7 @@ from kilter.serving.workers.frames import (
     frame,
     wide,
 )
+from kilter.serving.workers.memory import keep_freed
 
 log = logging.getLogger("kilter.serving")
 
@@ -112,6 +113,7 @@ def serve(connection: socket.socket) -> None:
 
 def main() -> None:
     """Serve on the descriptor named on the command line."""
+    keep_freed()
     # A stop of the whole process group lets the front drain first: it hangs up when it is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
