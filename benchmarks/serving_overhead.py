@@ -32,6 +32,7 @@ import msgspec
 import numpy as np
 import uvloop
 
+from kilter.core.access import new_secret
 from kilter.core.clock import SystemClock
 from kilter.data.declare import Table
 from kilter.data.encoding import Encoding
@@ -39,7 +40,7 @@ from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database, metadata
 from kilter.packaging.bundle import package
 from kilter.packaging.constant import Constant
-from kilter.serving.access.keys import KeyService, new_key
+from kilter.serving.access.keys import PREFIX, KeyService
 from kilter.serving.access.reception import Reception
 from kilter.serving.answering.endpoint import Endpoint
 from kilter.serving.front.intake import Tally
@@ -107,7 +108,7 @@ def prepare(folder: Path, case: str) -> tuple[FrontConfig, bytes]:
     if case == "rules":
         RecordingService(database, SystemClock()).set("late", Recording(drop=("f0",), hash=("f1",), sample=0.5))
     if case == "keys":
-        key, digest = new_key()
+        key, digest = new_secret(PREFIX)
         KeyService(database, SystemClock()).create("app", digest, ["late"])
         headers = f"authorization: Bearer {key}\r\n".encode()
     if case == "trace":

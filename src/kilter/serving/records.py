@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import msgspec
 
@@ -95,6 +96,49 @@ class Item(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     route: str = ""
 
 
+Run = tuple[str, int]
+"""What made-up keys begin with, and how many they are."""
+
+
+class Keys(Sequence[str]):
+    """Keys of rows, of which those that were made up are put together when somebody looks at them.
+
+    Args:
+        runs: In order, keys as they are, and runs of made-up ones: ``(stem, 3)`` stands for ``stem-0``, ``stem-1``, ``stem-2``.
+    """
+
+    __slots__ = ("_count", "_listed", "runs")
+
+    def __init__(self, runs: Sequence[str | Run]) -> None:
+        self.runs = runs
+        self._count = sum([1 if type(run) is str else int(run[1]) for run in runs])
+        self._listed: list[str] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        return self._all()[place]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def _all(self) -> list[str]:
+        if self._listed is None:
+            self._listed = found = []
+            for run in self.runs:
+                if isinstance(run, str):
+                    found.append(run)
+                else:
+                    stem, count = run
+                    found += [f"{stem}-{row:x}" for row in range(count)]
+        return self._listed
+
+
 class PredictionBatch(msgspec.Struct, frozen=True, kw_only=True, tag="p", omit_defaults=True):
     """The predictions of one turn of the event loop, by column; one record of the log.
 
@@ -119,6 +163,7 @@ class PredictionBatch(msgspec.Struct, frozen=True, kw_only=True, tag="p", omit_d
         width: How many numbers an answer has.
         columns: The names of the matrix's columns.
         matrix: What the answering model saw as numbers: row-major little-endian float64, rows x columns; NaN where missing.
+        single: The matrix is float32, as it was sent.
         sampled: The rows that ``inputs`` and ``matrix`` hold, when the endpoint records a share of them; None for all rows.
     """
 
@@ -126,7 +171,7 @@ class PredictionBatch(msgspec.Struct, frozen=True, kw_only=True, tag="p", omit_d
     loop: str
     generation: int
     share: int
-    keys: list[str]
+    keys: Sequence[str]
     times: list[datetime]
     arms: list[Arm]
     versions: list[int]
@@ -137,6 +182,7 @@ class PredictionBatch(msgspec.Struct, frozen=True, kw_only=True, tag="p", omit_d
     width: int = 1
     columns: tuple[str, ...] = ()
     matrix: bytes = b""
+    single: bool = False
     took_us: dict[int, int] = {}
     split: dict[int, float] = {}
     experiment: str = ""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -64,6 +65,33 @@ def test_other_types_of_numbers(client, kind, binary):
     rows = np.array([[1, -1, 2, 0]], dtype=kind)
     exact = client.infer("tree", [tensor(rows.astype(float))]).as_numpy("value")
     assert client.infer("tree", [tensor(rows, binary=binary)]).as_numpy("value") == exact
+
+
+@pytest.mark.parametrize(("endpoint", "columns"), [("tree", 4), ("split", 1)])
+def test_float32_and_float64_at_once_are_answered_and_recorded_as_what_they_are(models, endpoint, columns):
+    random = np.random.default_rng(5)
+    asked = [
+        random.normal(size=(int(count), columns)).astype(kind)
+        for kind in ("float32", "float64")
+        for count in random.integers(1, 40, 30)
+    ]
+
+    def ask(values):
+        with triton.InferenceServerClient(models.address) as one:
+            found = one.infer(endpoint, [tensor(values)])
+            return values, found.as_numpy("value"), found.get_response()["parameters"]["prediction"]
+
+    with ThreadPoolExecutor(8) as threads:
+        for values, answers, prediction in threads.map(ask, asked[::2] + asked[1::2]):
+            front, position, start = prediction.split("-")
+            keys = []
+            for row in {0, len(values) - 1}:
+                found = models.endpoints.prediction(f"{front}-{position}-{int(start, 16) + row:x}")
+                assert list(found.inputs.values()) == values[row].astype(float).tolist()
+                assert found.value == answers[row, 0]
+                keys.append(found.key)
+            if len(values) > 1:
+                assert keys == [f"{keys[0].removesuffix('-0')}-{row:x}" for row in (0, len(values) - 1)]
 
 
 def test_one_tensor_per_column_of_numbers(client, models):

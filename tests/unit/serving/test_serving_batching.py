@@ -120,3 +120,27 @@ def test_batches_that_are_alike_say_nothing_about_a_row():
     for _ in range(50):
         pace.observe(4, 0.02)
     assert (pace.fixed, pace.each, pace.most) == (pytest.approx(0.02), 0.0, 1024)
+
+
+def test_float32_beside_float64_becomes_float64():
+    backlog = Backlog()
+    for code in "fdf":
+        backlog.add(Question(array(code, [0.5, 1.25, -2.0, math.pi]).tobytes(), 2, lambda *_: None))
+    narrow = array("f", [math.pi])[0]
+    assert array("d", backlog.take(6, 0.0).payload()).tolist() == [
+        0.5,
+        1.25,
+        -2.0,
+        narrow,
+        0.5,
+        1.25,
+        -2.0,
+        math.pi,
+        0.5,
+        1.25,
+        -2.0,
+        narrow,
+    ]
+    backlog.add(Question(array("f", [0.5, 1.25]).tobytes(), 1, lambda *_: None))
+    backlog.add(Question(array("f", [2.5, 3.25]).tobytes(), 1, lambda *_: None))
+    assert array("f", backlog.take(6, 0.0).payload()).tolist() == [0.5, 1.25, 2.5, 3.25]

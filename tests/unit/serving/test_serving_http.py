@@ -159,3 +159,55 @@ def test_one_connection_may_not_pipeline_without_bound():
 
 def test_too_many_connections():
     assert statuses(talk(Application(connections=0), GET)) == [503]
+
+
+def post(body, *, path=b"/b", head=b""):
+    return b"POST %b HTTP/1.1\r\nhost: x\r\n%bcontent-length: %d\r\n\r\n%b" % (path, head, len(body), body)
+
+
+def test_a_head_that_comes_again_is_taken_as_it_was_and_nothing_else_is():
+    chunked = b"POST /b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    chunks = [
+        post(b"one"),
+        post(b"two"),  # the same head
+        post(b"a\r\n\r\nb"),  # another length
+        post(b"c\r\n\r\nd"),
+        post(b"x", path=b"/c"),  # another path
+        post(b"y", path=b"/c", head=b"a: b\r\n"),
+        post(b"y", path=b"/c", head=b"a: c\r\n"),
+        post(b"y", path=b"/c") + post(b"z", path=b"/c"),  # two at once
+        post(b"12345"),
+        post(b"67890")[:-2],  # the same head, and not all of its body
+        b"90",
+        post(b"")[:-10],
+        post(b"")[-10:],
+        chunked,
+        chunked,
+        GET,
+        GET,
+        post(b"abc"),
+        post(b"end", head=b"connection: close\r\n"),
+        post(b"end", head=b"connection: close\r\n"),  # nobody reads any more
+    ]
+    application = Application()
+    data = talk(application, *chunks)
+    seen = [(one.method, one.path, one.body, one.headers.get(b"a")) for one in application.seen]
+    expected = [
+        (b"/b", b"one"), (b"/b", b"two"), (b"/b", b"a\r\n\r\nb"), (b"/b", b"c\r\n\r\nd"), (b"/c", b"x"), (b"/c", b"y"),
+        (b"/c", b"y"), (b"/c", b"y"), (b"/c", b"z"), (b"/b", b"12345"), (b"/b", b"67890"), (b"/b", b""), (b"/b", b"abc"),
+        (b"/b", b"abc"), (b"/a", b""), (b"/a", b""), (b"/b", b"abc"), (b"/b", b"end"),
+    ]  # fmt: skip
+    assert [(path, body) for _, path, body, _ in seen] == expected
+    assert [value for *_, value in seen[4:8]] == [None, b"b", b"c", None]
+    assert {method for method, path, *_ in seen if path != b"/a"} == {b"POST"}
+    assert statuses(data) == [200] * len(expected)
+    assert [part.partition(b"\r\n\r\n")[2] for part in data.split(b"HTTP/1.1 ")[1:]] == [
+        path + b"|" + body for path, body in expected
+    ]
+
+
+def test_requests_with_one_head_are_answered_in_order_whenever_they_are_ready():
+    application = Application(pipelined=2)
+    data = talk(application, *[post(b"%d" % number, path=b"/later") for number in range(2)], release=True)
+    assert [one.body for one in application.seen] == [b"0", b"1"]
+    assert statuses(data) == [200, 200]

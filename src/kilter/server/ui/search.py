@@ -7,6 +7,7 @@ segments; a search that has not found enough by then says how far back it has lo
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ import msgspec
 from kilter.core.errors import Expired, InvalidInput, KilterError, NotFound
 from kilter.engines.streams.log import Log
 from kilter.server.ui.endpoint_records import Found, Results, Search
+from kilter.serving.recording.packing import spread
 from kilter.serving.recording.predictions import fronts, parse_id, prediction_id
+from kilter.serving.records import Keys, Run
 
 PAGE = 50
 BUDGET = 6
@@ -39,13 +42,34 @@ class Batch(msgspec.Struct, tag="p"):
     width: int = 1
 
 
+class Packed(msgspec.Struct, tag="p2"):
+    """The same of the second layout."""
+
+    at: datetime
+    loop: str
+    keys: list[str | Run]
+    arms: list[str]
+    versions: list[int]
+    values: bytes
+    latency_us: int
+    requests: list[list[object]] = []
+    width: int = 1
+
+    def whole(self) -> Batch:
+        """Return it with a value per row."""
+        keys = list(Keys(self.keys))
+        arms, versions = spread(self.arms, len(keys)), spread(self.versions, len(keys))
+        values = array("d", self.values).tolist()
+        return Batch(self.at, self.loop, keys, arms, versions, values, self.latency_us, self.requests, self.width)
+
+
 class Copy(msgspec.Struct, tag="s"):
     """A shadow's record: not an answer."""
 
     at: datetime
 
 
-_DECODER: msgspec.msgpack.Decoder[Batch | Copy] = msgspec.msgpack.Decoder(Batch | Copy)
+_DECODER: msgspec.msgpack.Decoder[Batch | Packed | Copy] = msgspec.msgpack.Decoder(Batch | Packed | Copy)
 
 
 @dataclass
@@ -161,8 +185,10 @@ def _segment(log: Log, number: int, front: str, wanted: Search, before: tuple[in
             batch = _DECODER.decode(payload)
         except msgspec.MsgspecError:
             continue
-        if not isinstance(batch, Batch) or batch.loop != wanted.loop or not _timely(batch.at, wanted):
+        if isinstance(batch, Copy) or batch.loop != wanted.loop or not _timely(batch.at, wanted):
             continue
+        if isinstance(batch, Packed):
+            batch = batch.whole()
         for row in range(len(batch.keys)):
             if before is not None and (position, row) >= before:
                 break

@@ -21,6 +21,7 @@ import msgspec
 from kilter.core.errors import Expired, KilterError, NotFound
 from kilter.engines.streams.log import Log
 from kilter.server.ui.endpoint_records import Flow, Layer, Line, SpanName
+from kilter.serving.recording.packing import spread
 from kilter.serving.recording.predictions import fronts
 
 SPANS: Mapping[SpanName, tuple[int, int]] = {"1h": (3600, 60), "24h": (86400, 900), "7d": (604800, 7200)}
@@ -46,11 +47,15 @@ class Seen(msgspec.Struct, tag="p"):
     requests: list[tuple[object, ...]] = []
 
 
+class Packed(Seen, tag="p2"):
+    """The same of the second layout: an arm or a version may stand once for all rows."""
+
+
 class Copied(msgspec.Struct, tag="s"):
     """A shadow's record: not an answer."""
 
 
-_DECODER: msgspec.msgpack.Decoder[Seen | Copied] = msgspec.msgpack.Decoder(Seen | Copied)
+_DECODER: msgspec.msgpack.Decoder[Seen | Packed | Copied] = msgspec.msgpack.Decoder(Seen | Packed | Copied)
 
 
 @dataclass
@@ -82,7 +87,11 @@ class Counts:
         minute = self.minutes.setdefault(int(at // 60), Minute())
         requests = len(seen.requests) or 1
         minute.requests += requests
-        minute.rows.update(zip(seen.arms, seen.versions, strict=True))
+        arms, versions = seen.arms, seen.versions
+        if isinstance(seen, Packed):
+            rows = sum(item[0] for item in seen.requests if isinstance(item[0], int))
+            arms, versions = spread(arms, rows), spread(versions, rows)
+        minute.rows.update(zip(arms, versions, strict=True))
         minute.took[bucket(seen.latency_us)] += requests
         minute.last = max(minute.last, at)
 

@@ -7,7 +7,7 @@ wait helps nobody, and costs those behind it their answers too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from kilter.core.errors import InvalidInput
@@ -64,6 +64,8 @@ def with_parameters(terms: Terms, parameters: Mapping[str, object]) -> Terms:
     Raises:
         InvalidInput: When one is no whole number, or is negative.
     """
+    if "priority" not in parameters and "timeout" not in parameters:
+        return terms
     urgency, seconds = terms
     for name in ("priority", "timeout"):
         value = parameters.get(name, 0)
@@ -120,8 +122,9 @@ class Door:
         self.requests = 0
         self._settings = settings
         self._budget = budget
+        self._most = min(settings.queue_rows, budget.most // 2)
 
-    def check(self, rows: int, terms: Terms, pools: Iterable[Pool]) -> None:
+    def check(self, rows: int, terms: Terms, pools: Sequence[Pool]) -> None:
         """Refuse rows for which there is no room, or no time.
 
         Args:
@@ -133,32 +136,36 @@ class Door:
             HttpError: 429 when the endpoint is full, 503 when the front is or the answer would come too late.
         """
         settings, budget = self._settings, self._budget
-        pools = tuple(pools)
-        wait = max((pool.seconds(rows, terms.urgency) for pool in pools), default=0.0)
+        wait = 0.0
+        for pool in pools:
+            wait = max(wait, pool.seconds(rows, terms.urgency))
         if settings.concurrency and self.requests >= settings.concurrency:
             raise _refused(429, "too many requests are under way at this endpoint", wait)
-        most = min(settings.queue_rows, budget.most // 2)
-        excess = max(self.rows + rows - most, budget.rows + rows - budget.most)
-        if excess > 0:
+        most = self._most
+        if self.rows + rows > most or budget.rows + rows > budget.most:
+            excess = max(self.rows + rows - most, budget.rows + rows - budget.most)
             for pool in pools:
                 pool.shed(excess, terms.urgency)
             if budget.rows + rows > budget.most:
                 raise _refused(503, "too many rows are waiting for an answer", wait)
             if self.rows + rows > most:
                 raise _refused(429, "too many rows are waiting at this endpoint", wait)
-        bound = min(settings.queue_seconds or math.inf, terms.seconds or math.inf)
-        if wait > bound:
-            raise _refused(503, "the answer would come too late: too many rows are waiting before it", wait - bound)
+        if wait:
+            bound = min(settings.queue_seconds or math.inf, terms.seconds or math.inf)
+            if wait > bound:
+                raise _refused(503, "the answer would come too late: too many rows are waiting before it", wait - bound)
 
-    def enter(self, rows: int, requests: int = 1) -> None:
-        """Count rows in."""
+    def enter(self, rows: int) -> None:
+        """Count a request's rows in."""
         self.rows += rows
-        self.requests += requests
+        self.requests += 1
         self._budget.rows += rows
 
     def leave(self, rows: int, requests: int) -> None:
         """Count rows out."""
-        self.enter(-rows, -requests)
+        self.rows -= rows
+        self.requests -= requests
+        self._budget.rows -= rows
 
     def due(self, arrived: float, terms: Terms) -> float:
         """Return when a request's answer is of no more use, on the clock that ``arrived`` is of."""

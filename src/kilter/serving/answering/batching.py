@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
+from kilter.serving.workers.frames import wide
+
 Outcome = Literal["answered", "refused", "died", "gone", "late", "shed"]
 """What became of a question: ``refused`` by the model; the worker ``died`` with it in hand; the last worker was ``gone`` before
 it was sent; ``late``: its time was up before it was sent; ``shed`` to make room for something more urgent."""
@@ -31,7 +33,7 @@ class Question:
     """Rows that somebody wants to be answered.
 
     Args:
-        payload: The matrix, row-major float64.
+        payload: The matrix, row-major float64 or float32.
         rows: How many rows.
         done: Told once, whatever happens.
         urgency: 0, first, to 7.
@@ -123,8 +125,15 @@ class Batch:
         return len(self.slices) == 1 and self.slices[0].question.alone
 
     def payload(self) -> bytes:
-        """Return the matrix."""
-        return self.slices[0].bytes() if len(self.slices) == 1 else b"".join([one.bytes() for one in self.slices])
+        """Return the matrix: in float64 unless all of it came in float32."""
+        if len(self.slices) == 1:
+            return self.slices[0].bytes()
+        parts = [one.bytes() for one in self.slices]
+        widths = [len(part) // one.rows for part, one in zip(parts, self.slices, strict=True)]
+        if min(widths) != max(widths):
+            columns = max(widths) // 8
+            parts = [wide(part, one.rows * columns) for part, one in zip(parts, self.slices, strict=True)]
+        return b"".join(parts)
 
     def answer(self, values: bytes) -> None:
         """Give every question the answers to its own rows."""
@@ -159,7 +168,7 @@ class Backlog:
 
     def ahead(self, urgency: int) -> int:
         """Return how many rows wait that are no less urgent."""
-        return sum(self._rows[: urgency + 1])
+        return sum(self._rows[: urgency + 1]) if any(self._rows) else 0
 
     def __iter__(self) -> Iterator[Question]:
         """Yield what waits, the most urgent first."""

@@ -127,12 +127,7 @@ class Endpoint:
         self._door.check(rows, terms, self.active.answering)
 
     def submit(self, ask: Ask) -> None:
-        """Take a request's rows.
-
-        Raises:
-            HttpError: When too many rows wait already, or no plan is served yet.
-        """
-        self.check(ask.given.count, ask.terms)
+        """Take a request's rows, for which there is room: :meth:`check` said so in this turn of the loop."""
         self._door.enter(ask.given.count)
         if not self._pending:
             # Whatever else arrives in this turn of the loop joins the batch.
@@ -388,6 +383,7 @@ class Endpoint:
             width=group.width,
             columns=group.columns,
             matrix=group.recorded,
+            single=group.single,
             took_us=group.took or {},
             split=plan.split,
             experiment=plan.experiment,
@@ -403,10 +399,11 @@ class Endpoint:
 
     def _count(self, group: Group) -> None:
         counter = self.metrics.rows
-        if group.size == 1:
-            counter[group.arms[0], group.versions[0]] += 1
-            return
-        counter.update(zip(group.arms, group.versions, strict=True))
+        arms, versions, size = group.arms, group.versions, group.size
+        if arms.count(arms[0]) == versions.count(versions[0]) == size:
+            counter[arms[0], versions[0]] += size
+        else:
+            counter.update(zip(arms, versions, strict=True))
 
 
 def _finite(values: array[float]) -> bool:

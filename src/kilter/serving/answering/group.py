@@ -16,8 +16,9 @@ from kilter.core.errors import KilterError
 from kilter.serving.answering.admission import PLAIN, Terms
 from kilter.serving.answering.rows import Given, Row, RowReader, entities
 from kilter.serving.front.active import Active
-from kilter.serving.records import CONSTANT, Arm, Item, PredictionBatch, Scalar
+from kilter.serving.records import CONSTANT, Arm, Item, Keys, PredictionBatch, Run, Scalar
 from kilter.serving.telemetry.tracing import Context
+from kilter.serving.workers.frames import wide
 
 Lookup = Callable[[Any, Sequence[str | None], Sequence[datetime]], "np.ndarray[Any, np.dtype[np.float64]]"]
 
@@ -120,6 +121,7 @@ class Part:
         matrix = self.group.matrix(self.places, reader)
         if not reader.views or lookup is None:
             return matrix
+        matrix = wide(matrix, len(self.places) * reader.width)
         held = np.frombuffer(matrix, dtype="<f8").reshape(len(self.places), reader.width).copy()
         times = [self.group.times[place] for place in self.places]
         for inputs in reader.views:
@@ -141,7 +143,8 @@ class Seen(NamedTuple):
         if name in self.reader.categorical:
             column = group.column(name)
             return [column[place] for place in self.places]
-        held = array("d", self.matrix)[self.reader.names.index(name) :: self.reader.width]
+        reader = self.reader
+        held = array("d", wide(self.matrix, len(self.places) * reader.width))[reader.names.index(name) :: reader.width]
         return [None if math.isnan(value) else value for value in held]
 
 
@@ -203,16 +206,22 @@ class Group:
         self._rows: list[Row] | None = None
         self._layout = first.reader.layout if first.reader is not None else None
         if len(asks) == 1:
+            self.size = first.count
             self.keys, self.times, self._joined = first.keys, first.times, first.matrix
         else:
             givens = [ask.given for ask in asks]
-            self.keys = [key for given in givens for key in given.keys]
+            self.size = sum([given.count for given in givens])
+            self.keys = _joined_keys(givens)
             self.times = [time for given in givens for time in given.times]
-            self._joined = b"".join([given.matrix for given in givens])
+            self._joined = _joined_matrices(givens)
             layout = self._layout
             if any(given.reader is None or given.reader.layout is not layout for given in givens):
                 self._layout = None  # a plan was swapped in between
-        self.size = len(self.keys)
+
+    @property
+    def single(self) -> bool:
+        """Whether what goes on record is float32, as it came."""
+        return 0 < len(self.recorded) < 8 * self.size * len(self.columns)
 
     @property
     def rows(self) -> list[Row]:
@@ -236,7 +245,8 @@ class Group:
             return b"".join([array("d", reader.vector(rows[place], place)).tobytes() for place in places])
         if len(places) == self.size:
             return self._joined
-        step, held = 8 * reader.width, self._joined
+        held = self._joined
+        step = len(held) // self.size
         return b"".join([held[place * step : (place + 1) * step] for place in places])
 
     def answered(
@@ -289,7 +299,7 @@ class Group:
             else:
                 bad.append((ask, why))
         if good:
-            width, step = self.width, 8 * len(self.columns)
+            width, step = self.width, len(self.recorded) // self.size
             self._gather(good)
             self.values = [value for i in keep for value in self.values[i * width : (i + 1) * width]]
             self.versions = [self.versions[i] for i in keep]
@@ -304,7 +314,8 @@ class Group:
             return self.inputs[name]
         if name not in self.columns:
             return None
-        held = array("d", self.recorded)[self.columns.index(name) :: len(self.columns)]
+        width = len(self.columns)
+        held = array("d", wide(self.recorded, self.size * width))[self.columns.index(name) :: width]
         return [None if math.isnan(value) else value for value in held]
 
     def _settle(self) -> None:
@@ -325,8 +336,9 @@ class Group:
         step = 8 * reader.width
         held = bytearray(array("d", [math.nan]).tobytes() * (reader.width * self.size))
         for one in seen:
+            matrix = wide(one.matrix, len(one.places) * reader.width)
             for position, place in enumerate(one.places):
-                held[place * step : (place + 1) * step] = one.matrix[position * step : (position + 1) * step]
+                held[place * step : (place + 1) * step] = matrix[position * step : (position + 1) * step]
         self.recorded = bytes(held)
         self.inputs = self._scattered(tuple(texts))
 
@@ -339,3 +351,20 @@ class Group:
                 for place, value in zip(one.places, one.column(name, self), strict=True):
                     column[place] = value
         return inputs
+
+
+def _joined_keys(givens: Sequence[Given]) -> Sequence[str]:
+    if not any(isinstance(given.keys, Keys) for given in givens):
+        return [key for given in givens for key in given.keys]
+    runs: list[str | Run] = []
+    for given in givens:
+        runs += given.keys.runs if isinstance(given.keys, Keys) else given.keys
+    return Keys(runs)
+
+
+def _joined_matrices(givens: Sequence[Given]) -> bytes:
+    """Return matrices as one: in float64 unless all are float32."""
+    widths = {len(given.matrix) // given.count for given in givens}
+    if len(widths) == 1:
+        return b"".join([given.matrix for given in givens])
+    return b"".join([wide(given.matrix, given.count * given.reader.width) if given.reader else b"" for given in givens])

@@ -22,7 +22,8 @@ from kilter.core.clock import utc
 from kilter.core.errors import InvalidInput
 from kilter.features.declare import FeatureView
 from kilter.packaging.records import Signature
-from kilter.serving.records import Scalar
+from kilter.serving.records import Keys, Scalar
+from kilter.serving.workers.frames import wide
 
 Row = Mapping[str, Any]
 _NAN = math.nan
@@ -134,11 +135,12 @@ class RowReader:
         vector = self.vector
         matrix = b"".join([array("d", vector(row, index)).tobytes() for index, row in enumerate(rows)])
         route = ""
+        keys: Sequence[str]
         if self.key and (named or any(self.key in row for row in rows)):
             keys = [self._key_of(row, index) for index, row in enumerate(rows)]
         else:
-            keys = fresh_keys(len(rows))
-            route = "" if named else keys[0]
+            stem, keys = made_up(len(rows))
+            route = "" if named else stem
         if self.time and (named or any(self.time in row for row in rows)):
             times = [self._time_of(row, index) for index, row in enumerate(rows)]
         else:
@@ -184,7 +186,8 @@ class Given:
         keys: Their keys.
         times: Their times.
         reader: The model's reader; None when no model is loaded: then only the constant can answer.
-        matrix: The direct inputs as that model takes them: row-major float64, NaN in the places of its features.
+        matrix: The direct inputs as that model takes them: row-major float64, or float32 when they came so (half the bytes);
+            NaN in the places of its features.
         rows: The rows as JSON objects, when they came so.
         others: Named columns, when they came so: those whose values the matrix does not hold as they were sent.
         route: The key by which all rows are routed together; empty lets each be routed by its own.
@@ -195,7 +198,7 @@ class Given:
     def __init__(
         self,
         count: int,
-        keys: list[str],
+        keys: Sequence[str],
         times: list[datetime],
         reader: RowReader | None,
         matrix: bytes,
@@ -219,7 +222,7 @@ class Given:
         if self._rows is None:
             reader = self.reader
             assert reader is not None  # noqa: S101 - only rows of a reader come as numbers
-            held = array("d", self.matrix)
+            held = array("d", wide(self.matrix, self.count * reader.width))
             columns: dict[str, Sequence[Scalar]] = {}
             for place, name in reader.numeric:
                 column = held[place :: reader.width]
@@ -240,9 +243,15 @@ _SEED = secrets.token_hex(6)
 _made = itertools.count()
 
 
-def fresh_keys(count: int) -> list[str]:
-    """Return keys for rows that have none: never the same twice, also not in another process."""
-    return [f"{_SEED}-{next(_made):x}" for _ in range(count)]
+def fresh_key() -> str:
+    """Return a key for what has none: never the same twice, also not in another process."""
+    return f"{_SEED}-{next(_made):x}"
+
+
+def made_up(count: int) -> tuple[str, Sequence[str]]:
+    """Return a fresh key for a request whose rows have none, and what its rows are called after it."""
+    stem = fresh_key()
+    return stem, [stem] if count == 1 else Keys([(stem, count)])
 
 
 def moment(value: object, index: int, name: str) -> datetime:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import msgspec
 
@@ -91,19 +91,20 @@ class Faces:
 
     def _check_access(self, request: Request, found: Found) -> None:
         headers = request.headers
-        host = _text(headers.get(b"host"))
-        if not allowed_host(host, self._host):
+        host = headers.get(b"host")
+        if not _host_allowed(host, self._host):
             raise Forbidden("the Host is not this server", where="Host", allowed="localhost, 127.0.0.1, [::1]")
-        if not allowed_origin(_text(headers.get(b"origin")), host):
+        if b"origin" in headers and not allowed_origin(_text(headers[b"origin"]), _text(host)):
             raise Forbidden("the Origin is not this server", where="Origin", allowed="this server's own pages")
         reception = self._reception
         if reception.keys.locked and not found.open:
             sent = _text(headers.get(b"authorization")), _text(headers.get(b"x-api-key"))
             request.client = reception.keys.caller(*sent).name
-        context = reception.trace(headers.get(b"traceparent"), headers.get(b"tracestate"))
-        if context is not None and not found.open:
-            request.context = context
-            request.reply.headers = context.header()
+        if b"traceparent" in headers or reception.exporter is not None:
+            context = reception.trace(headers.get(b"traceparent"), headers.get(b"tracestate"))
+            if context is not None and not found.open:
+                request.context = context
+                request.reply.headers = context.header()
 
     # ------------------------------------------------------------ how it is
 
@@ -201,6 +202,11 @@ def _measure(gauges: Gauges, name: str, endpoint: Endpoint) -> None:
         gauges.add("generation", "gauge", "The plan that is served.", endpoint.active.plan.generation, loop)
         restarts = sum(model.pool.restarts for model in endpoint.active.models.values())
         gauges.add("worker_restarts", "gauge", "Restarts of the workers that are loaded now.", restarts, loop)
+
+
+@lru_cache(maxsize=256)
+def _host_allowed(header: bytes | None, bound: str) -> bool:
+    return allowed_host(_text(header), bound)
 
 
 def _text(value: bytes | None) -> str | None:

@@ -81,9 +81,8 @@ class Answer:
     @property
     def version(self) -> str:
         """The version that answered, as text; empty when several did."""
-        versions = self.batch.versions
-        first = versions[self.start]
-        if self.rows > 1 and any(one != first for one in self.versions):
+        first = self.batch.versions[self.start]
+        if self.rows > 1 and self.versions.count(first) != self.rows:
             return ""
         return str(first)
 
@@ -343,13 +342,17 @@ class Intake:
             self._check_loaded(endpoint)
         model = self.loaded(endpoint, call.version)
         reader = model.reader if model is not None else None
-        endpoint.check(1, call.terms)
+        terms = call.terms
+        endpoint.check(1, terms)
         given = read(reader, endpoint.now())
+        count = given.count
+        if count > 1 or call.terms is not terms:
+            endpoint.check(count, call.terms)
         if call.route:
             given.route = call.route
-        route = given.route if given.route != given.keys[0] or given.count > 1 else ""
+        route = given.route if count > 1 or given.route != given.keys[0] else ""
         context = call.context
-        item = Item(given.count, call.key, call.body, call.client, context.trace if context is not None else "", route)
+        item = Item(count, call.key, call.body, call.client, context.trace if context is not None else "", route)
         answered = self.reception.answered
         signature = reader.signature if reader is not None else None
 

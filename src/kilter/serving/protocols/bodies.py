@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from kilter.core.errors import InvalidInput, Unavailable
-from kilter.serving.answering.rows import Given, Row, RowReader, fresh_keys
+from kilter.serving.answering.rows import Given, Row, RowReader, made_up
 from kilter.serving.front.http import HttpError
 from kilter.serving.protocols import arrow
 
@@ -311,8 +311,7 @@ def _matrix(held: np.ndarray[Any, Any], where: str, reader: RowReader, now: date
 
 def _unnamed(count: int, matrix: bytes, reader: RowReader, now: datetime) -> Given:
     """Return rows without keys and times: they are routed together."""
-    route = fresh_keys(1)[0]
-    keys = [route] if count == 1 else [f"{route}-{row:x}" for row in range(count)]
+    route, keys = made_up(count)
     return Given(count, keys, [now] * count, reader, matrix, route=route)
 
 

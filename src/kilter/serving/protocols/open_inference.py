@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import msgspec
@@ -133,10 +133,11 @@ class OpenInference:
         def read(reader: RowReader | None, now: datetime) -> Given:
             nonlocal asked
             asked, rest = _parsed(request, reader)
-            signature = reader.signature if reader is not None else None
-            for place, wanted in enumerate(asked.outputs or ()):
-                check_output(wanted.name, f"outputs[{place}].name", signature)
-                _classes_of(wanted, place)
+            if asked.outputs:
+                signature = reader.signature if reader is not None else None
+                for place, wanted in enumerate(asked.outputs):
+                    check_output(wanted.name, f"outputs[{place}].name", signature)
+                    _classes_of(wanted, place)
             found = given(_tensors(asked.inputs, rest), reader, now, intake.check_rows)
             if asked.parameters:
                 found.route = _route_of(asked.parameters) or found.route
@@ -299,15 +300,16 @@ def _answer(request: Request, asked: Inference, answer: Answer) -> None:
     texts: list[str] = []
     raws: list[bytes] = []
     for place, wanted in enumerate(asked.outputs or _ALL):
-        out = output(answer, wanted.name, _classes_of(wanted, place))
-        as_bytes = binary if wanted.parameters is None else wanted.parameters.get("binary_data", binary) is True
+        options = wanted.parameters
+        out = output(answer, wanted.name, _classes_of(wanted, place) if options else 0)
+        as_bytes = binary if options is None else options.get("binary_data", binary) is True
         if as_bytes:
             raws.append(out.raw())
             tail = f'"parameters":{{"binary_data_size":{len(raws[-1])}}}'
         else:
             tail = f'"data":[{_listed(out)}]'
-        dims = ",".join(map(str, out.shape))
-        texts.append(f'{{"name":{quoted(out.name)},"datatype":"{out.datatype}","shape":[{dims}],{tail}}}')
+        rows, width = out.shape
+        texts.append(f'{{"name":{_name(out.name)},"datatype":"{out.datatype}","shape":[{rows},{width}],{tail}}}')
     ident = f'"id":{quoted(asked.id)},' if asked.id else ""
     head = (
         f'{{"model_name":"{answer.batch.loop}","model_version":"{answer.version}",{ident}'
@@ -327,3 +329,7 @@ def _listed(out: Out) -> str:
     if out.datatype == "BYTES":
         return ",".join([quoted(value.decode("utf-8", "replace")) for value in out.values])  # type: ignore[union-attr]
     return ",".join(map(repr, out.values))
+
+
+_name = lru_cache(maxsize=1024)(quoted)
+"""A name as JSON: outputs have few."""

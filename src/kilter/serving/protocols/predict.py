@@ -11,7 +11,7 @@ from datetime import datetime
 import msgspec
 
 from kilter.core.errors import InvalidInput
-from kilter.serving.answering.rows import Given, RowReader, fresh_keys
+from kilter.serving.answering.rows import Given, RowReader, made_up
 from kilter.serving.front.http import HttpError, Request
 from kilter.serving.front.intake import Answer, Intake, version_of
 from kilter.serving.protocols.calls import call_of, decode, media_type, quoted, send
@@ -73,7 +73,7 @@ def given_rows(
         InvalidInput: When a column is absent or of the wrong type.
     """
     if reader is None:
-        return Given(len(rows), fresh_keys(len(rows)), [now] * len(rows), None, b"", rows=rows)
+        return Given(len(rows), made_up(len(rows))[1], [now] * len(rows), None, b"", rows=rows)
     return reader.read(rows, now)
 
 

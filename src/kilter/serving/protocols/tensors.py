@@ -18,9 +18,10 @@ import numpy as np
 
 from kilter.core.errors import InvalidInput, Unavailable
 from kilter.packaging.records import Signature
-from kilter.serving.answering.rows import Given, RowReader, fresh_keys, moment
+from kilter.serving.answering.rows import Given, RowReader, made_up, moment
 from kilter.serving.front.intake import Answer
 from kilter.serving.records import Scalar
+from kilter.serving.workers.frames import wide
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -132,7 +133,7 @@ def given(tensors: Sequence[Tensor], reader: RowReader | None, now: datetime, ch
 
 
 def _matrix(tensor: Tensor, reader: RowReader) -> tuple[int, bytes]:
-    """Return the rows of a tensor that has all direct inputs, as the model's matrix."""
+    """Return the rows of a tensor that has all direct inputs, as the model's matrix; bytes of float32 stay float32."""
     shape, columns = tensor.shape, len(reader.direct)
     if len(shape) == 2:
         fits = shape[1] == columns
@@ -144,9 +145,13 @@ def _matrix(tensor: Tensor, reader: RowReader) -> tuple[int, bytes]:
         raise InvalidInput("the input has another shape, or is none of the model's", where=f"{tensor.where}.shape",
                            allowed=_allowed(reader))  # fmt: skip
     count = _length(tensor)
-    values = _numbers(tensor, count * columns)
     if columns == reader.width:
-        return count, values
+        if type(tensor.data) is list:
+            return count, _listed(tensor, count * columns)
+        if tensor.datatype == "FP32":
+            return count, _finite(tensor, count * columns).tobytes()
+        return count, _numbers(tensor, count * columns)
+    values = _numbers(tensor, count * columns)
     held = np.full((count, reader.width), np.nan)
     places = [place for place, _ in reader.numeric]
     held[:, places] = np.frombuffer(values, dtype="<f8").reshape(count, columns)
@@ -171,7 +176,8 @@ def _by_column(tensors: Sequence[Tensor], reader: RowReader, now: datetime, chec
     held = np.full((count, reader.width), np.nan)
     others: dict[str, Sequence[Scalar]] = {}
     if whole is not None:
-        held = np.frombuffer(_matrix(whole, reader)[1], dtype="<f8").reshape(count, reader.width)
+        cells = wide(_matrix(whole, reader)[1], count * reader.width)
+        held = np.frombuffer(cells, dtype="<f8").reshape(count, reader.width)
     else:
         _place(columns, reader, count, held, others)
     for name, tensor in columns.items():
@@ -202,12 +208,12 @@ def _place(
 def _finish(
     count: int, matrix: bytes, others: Mapping[str, Sequence[Scalar]], reader: RowReader, now: datetime
 ) -> Given:
-    keys, route = [], ""
+    keys: Sequence[str]
+    route = ""
     if reader.key and reader.key in others:
         keys = [_key(value, row, reader.key) for row, value in enumerate(others[reader.key])]
     else:
-        route = fresh_keys(1)[0]
-        keys = [route] if count == 1 else [f"{route}-{row:x}" for row in range(count)]
+        route, keys = made_up(count)
     if reader.time and reader.time in others:
         times = [moment(value, row, reader.time) for row, value in enumerate(others[reader.time])]
     else:
@@ -229,7 +235,10 @@ def _key(value: Scalar, row: int, name: str) -> str:
 def _length(tensor: Tensor) -> int:
     """Return the number of rows of a tensor, its shape checked."""
     shape = tensor.shape
-    if not shape or any(type(size) is not int or not 0 <= size <= _LARGEST for size in shape):
+    fits = bool(shape)
+    for size in shape:
+        fits = fits and type(size) is int and 0 <= size <= _LARGEST
+    if not fits:
         raise InvalidInput("the shape is none", where=f"{tensor.where}.shape", allowed="rows first, each 0 or more")
     return shape[0]
 
@@ -238,12 +247,17 @@ def _numbers(tensor: Tensor, size: int) -> bytes:
     """Return ``size`` numbers as float64."""
     if type(tensor.data) is list:
         return _listed(tensor, size)
+    return _finite(tensor, size).astype("<f8", copy=False).tobytes()
+
+
+def _finite(tensor: Tensor, size: int) -> Array:
+    """Return the ``size`` numbers of a tensor that came as bytes; none of them is infinite."""
     held = _raw(tensor, size)
     if held.dtype.kind == "f" and np.isinf(held).any():
         raise InvalidInput(
             "a value is infinite", where=f"{tensor.where}.data", allowed="finite numbers, or NaN: missing"
         )
-    return held.astype("<f8", copy=False).tobytes()
+    return held
 
 
 def _raw(tensor: Tensor, size: int) -> Array:
@@ -402,7 +416,7 @@ class Out(NamedTuple):
 
     name: str
     datatype: str
-    shape: tuple[int, ...]
+    shape: tuple[int, int]
     values: Sequence[float] | Sequence[bytes]
 
     def raw(self) -> bytes:

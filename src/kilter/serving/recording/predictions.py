@@ -18,11 +18,12 @@ import polars as pl
 
 from kilter.core.errors import Damaged, Expired, InvalidInput, NotFound
 from kilter.engines.streams.log import Log
+from kilter.serving.recording.packing import PackedBatch, packed, unpacked
 from kilter.serving.recording.redaction import Redactor
 from kilter.serving.records import Item, Prediction, PredictionBatch, Record, Scalar, ShadowBatch
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+_DECODER: msgspec.msgpack.Decoder[Record | PackedBatch] = msgspec.msgpack.Decoder(Record | PackedBatch)
 PREDICTION_ID = re.compile(r"^([a-z0-9_]{1,64})-([0-9a-f]{1,14})-([0-9a-f]{1,8})$")
 """Front, position and row of a prediction."""
 _TIME = pl.Datetime("us", "UTC")
@@ -74,7 +75,10 @@ class PredictionLog:
         if redactor is not None:
             record = redactor.record(record)
         fresh = (self._until is None or record.at >= self._until) and self._lasted(record.at)
-        return self._log.append(_ENCODER.encode(record), fresh=fresh)
+        written: Record | PackedBatch = record
+        if isinstance(record, PredictionBatch) and len(record.keys) > 1:
+            written = packed(record)
+        return self._log.append(_ENCODER.encode(written), fresh=fresh)
 
     def _lasted(self, at: datetime) -> bool:
         """Say whether the newest segment has lasted a day: a quiet one could not be removed for years."""
@@ -203,7 +207,7 @@ def inputs_of(batch: PredictionBatch) -> dict[str, list[Scalar]]:
         return _spread(msgspec.structs.replace(batch, sampled=None), batch.sampled)
     if not batch.columns:
         return batch.inputs
-    held = np.frombuffer(batch.matrix, dtype="<f8").reshape(-1, len(batch.columns))
+    held = np.frombuffer(batch.matrix, dtype="<f4" if batch.single else "<f8").reshape(-1, len(batch.columns))
     missing = np.isnan(held).any(axis=0).tolist()
     found: dict[str, list[Scalar]] = {}
     for place, name in enumerate(batch.columns):
@@ -388,6 +392,7 @@ def record_of(payload: bytes, position: int) -> Record:
         Damaged: When they hold none.
     """
     try:
-        return _DECODER.decode(payload)
+        found = _DECODER.decode(payload)
     except msgspec.MsgspecError as error:
         raise Damaged(f"the record at {position} is no prediction", where="prediction log") from error
+    return unpacked(found) if isinstance(found, PackedBatch) else found

@@ -240,7 +240,7 @@ class Redactor:
         if named and (inputs or columns):
             moved: dict[str, list[Scalar]] = {}
             if not named.isdisjoint(columns):
-                columns, matrix, moved = self._of_matrix(columns, matrix)
+                columns, matrix, moved = self._of_matrix(batch)
             inputs = self.inputs(inputs)
             inputs = {**{name: values for name, values in moved.items() if name not in batch.inputs}, **inputs}
         sampled: list[int] | None = None
@@ -251,7 +251,7 @@ class Redactor:
             else:
                 inputs = {name: [values[row] for row in sampled] for name, values in inputs.items()} if sampled else {}
                 if columns:
-                    held = np.frombuffer(matrix, dtype="<f8").reshape(-1, len(columns))
+                    held = np.frombuffer(matrix, dtype=_dtype(batch)).reshape(-1, len(columns))
                     matrix = held[sampled].tobytes()
         return msgspec.structs.replace(batch, inputs=inputs, columns=columns, matrix=matrix, sampled=sampled)
 
@@ -268,11 +268,10 @@ class Redactor:
         drawn = hashlib.blake2b(key.encode(), digest_size=8, key=self._key, person=b"sample").digest()
         return int.from_bytes(drawn, "little") < self._below
 
-    def _of_matrix(
-        self, columns: tuple[str, ...], matrix: bytes
-    ) -> tuple[tuple[str, ...], bytes, dict[str, list[Scalar]]]:
-        """Take the named columns out of a matrix; return what is left, and the hashes."""
-        held = np.frombuffer(matrix, dtype="<f8").reshape(-1, len(columns))
+    def _of_matrix(self, batch: PredictionBatch) -> tuple[tuple[str, ...], bytes, dict[str, list[Scalar]]]:
+        """Take the named columns out of a batch's matrix; return what is left, and the hashes."""
+        columns = batch.columns
+        held = np.frombuffer(batch.matrix, dtype=_dtype(batch)).reshape(-1, len(columns))
         stay = [place for place, name in enumerate(columns) if name not in self._drop and name not in self._hash]
         moved: dict[str, list[Scalar]] = {}
         for place, name in enumerate(columns):
@@ -289,3 +288,7 @@ class Redactor:
     def _one(self, column: bytes, value: Scalar) -> str:
         text = repr(float(value)) if isinstance(value, int | float) else str(value)
         return hashlib.blake2b(text.encode(), digest_size=8, key=self._key, salt=column).hexdigest()
+
+
+def _dtype(batch: PredictionBatch) -> str:
+    return "<f4" if batch.single else "<f8"

@@ -44,11 +44,15 @@ class _Keys(msgspec.Struct, tag="p"):
     requests: list[Item]
 
 
+class _Packed(_Keys, tag="p2"):
+    """The same of the second layout."""
+
+
 class _Shadow(msgspec.Struct, tag="s"):
     """A record without keys."""
 
 
-_DECODER: msgspec.msgpack.Decoder[_Keys | _Shadow] = msgspec.msgpack.Decoder(_Keys | _Shadow)
+_DECODER: msgspec.msgpack.Decoder[_Keys | _Packed | _Shadow] = msgspec.msgpack.Decoder(_Keys | _Packed | _Shadow)
 _MOST_BYTES = 32 << 20
 """A front that starts reads no more of its log than this, and the segment in which it is reached."""
 

@@ -1,7 +1,7 @@
 """How a front and its workers speak over a socket pair: length-prefixed frames, both little-endian.
 
 To a worker, first ``HELLO`` (the model's spec as JSON, the model's bytes, the example rows, the explainer's bytes), then ``ROWS`` or
-``EXPLAIN`` (a matrix of float64). From a worker ``READY`` (once), then per ``ROWS`` either ``VALUES`` (float64, rows x outputs) or
+``EXPLAIN`` (a matrix of float64, or of float32: it is half as long then). From a worker ``READY`` (once), then per ``ROWS`` either ``VALUES`` (float64, rows x outputs) or
 ``REFUSED`` (a sentence); per ``EXPLAIN`` the same, with rows x outputs x (columns + 1) numbers: what each column adds, and the
 average. ``FAILED`` in place of ``REFUSED`` says that it was not for the rows: to ask for each of them alone would only repeat
 it. An end of file means death, on both sides.
@@ -18,6 +18,20 @@ HEAD = struct.Struct("<IIII")
 HELLO, READY, ROWS, VALUES, REFUSED, EXPLAIN, FAILED = 1, 2, 3, 4, 5, 6, 7
 LENGTHS = struct.Struct("<III")
 """Lengths of the spec, the model and the example in a HELLO; what is left is the explainer."""
+
+
+def wide(matrix: bytes, cells: int) -> bytes:
+    """Return a matrix as float64.
+
+    Args:
+        matrix: It; float32 when its bytes are half as many.
+        cells: How many numbers it has.
+    """
+    if len(matrix) != 4 * cells or not cells:
+        return matrix
+    import numpy as np  # noqa: PLC0415 - a worker needs it only when it is asked so
+
+    return np.frombuffer(matrix, dtype="<f4").astype("<f8").tobytes()
 
 
 def frame(kind: int, ticket: int, rows: int, payload: bytes) -> bytes:

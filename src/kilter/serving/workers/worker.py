@@ -17,7 +17,20 @@ import msgspec
 from kilter.core.errors import InvalidInput, KilterError
 from kilter.packaging.loading import load_model
 from kilter.packaging.native import Explains, ModelSpec, NativeModel
-from kilter.serving.workers.frames import EXPLAIN, FAILED, HELLO, LENGTHS, READY, REFUSED, ROWS, VALUES, Reader, frame
+from kilter.serving.workers.frames import (
+    EXPLAIN,
+    FAILED,
+    HELLO,
+    LENGTHS,
+    READY,
+    REFUSED,
+    ROWS,
+    VALUES,
+    Reader,
+    frame,
+    wide,
+)
+from kilter.serving.workers.memory import keep_freed
 
 log = logging.getLogger("kilter.serving")
 
@@ -53,6 +66,7 @@ class Loaded:
 
     def answer(self, kind: int, ticket: int, count: int, payload: bytes) -> bytes:
         """Return the frame that answers one of ``ROWS`` or ``EXPLAIN``."""
+        payload = wide(payload, count * self._spec.columns)
         try:
             values = self._explained(payload, count) if kind == EXPLAIN else self._predicted(payload, count)
         except KilterError as error:
@@ -99,6 +113,7 @@ def serve(connection: socket.socket) -> None:
 
 def main() -> None:
     """Serve on the descriptor named on the command line."""
+    keep_freed()
     # A stop of the whole process group lets the front drain first: it hangs up when it is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
