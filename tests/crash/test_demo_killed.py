@@ -306,6 +306,8 @@ def _decisions(story: list[Event]) -> list[tuple[Events, list[Event]]]:
     kinds = {kind.__struct_config__.tag for kind in Events.__args__}
     found: list[tuple[Events, list[Event]]] = []
     for event in story:
+        if event.kind == "TableVersioned":
+            continue  # of the data's room, which decides nothing
         if event.kind in kinds:
             found.append((msgspec.convert({**event.data, "kind": event.kind, "at": event.at}, Events), []))
         else:

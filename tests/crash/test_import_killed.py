@@ -60,11 +60,14 @@ def test_every_point_comes_once(tmp_path: Path) -> None:
     folder, store = tmp_path / "mlruns", tmp_path / "store"
     history(folder)
     dice = random.Random(KILLS)
+    began = time.monotonic()
+    start(folder, tmp_path / "unharmed").communicate(timeout=120)
+    takes = time.monotonic() - began
     Workspace.open(str(store)).close()
     killed = 0
     for _ in range(KILLS):
         process = start(folder, store)
-        time.sleep(dice.uniform(0.6, 2.0))
+        time.sleep(dice.uniform(0.3, 0.9) * takes)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         killed += process.returncode == -signal.SIGKILL
