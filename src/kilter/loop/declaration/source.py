@@ -96,11 +96,6 @@ class Source:
             return found
         return {}
 
-    def line_of(self, name: str) -> int | None:
-        """Return the line on which a top-level name is bound."""
-        nodes = self._definitions.get(name)
-        return getattr(nodes[0], "lineno", None) if nodes else None
-
 
 def _called(call: ast.Call) -> str:
     function = call.func

@@ -159,13 +159,11 @@ class PromotionService:
         """
         self._check(model, dossier)
         known = self._models.by_key(model, _key(dossier))
-        if known is not None:
-            return self._said(dossier, known, known=True, dry_run=True)
-        return self._said(dossier, None, known=False, dry_run=True)
+        return self._said(dossier, known, known=known is not None, dry_run=True)
 
-    @operation(role="approver")
+    @operation(writes=True, role="approver", repeatable=True)
     def missing(self, model: str, digests: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002 - who may is looked up by it
-        """Return which files this store does not have whole.
+        """Return which files this store does not have whole; what is damaged is thrown away, and has to come again.
 
         Args:
             model: The model that they are of.

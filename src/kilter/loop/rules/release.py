@@ -22,9 +22,6 @@ from kilter.loop.rules.turn import TRAFFIC, Turn, later
 SHORTEST_LOOK = 60.0
 """Seconds between two looks at a shadow at the least, however short its bake."""
 
-SERVING = ("shadow", "canary", "promoting")
-"""The works in which a challenger has, or is about to get, traffic."""
-
 UNSEEN = frozenset({"training", "gating", "approval", "held"})
 """The works in which the endpoint knows nothing of the challenger."""
 

@@ -12,7 +12,7 @@ import msgspec
 from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.llm.conventions import decoded
 from kilter.llm.gathering import NAME
-from kilter.llm.records import Aggregation, State, Trace, TraceInfo, View
+from kilter.llm.records import Aggregation, State, Trace, TraceInfo, TracePage, View
 from kilter.llm.service import MOST_LISTED, TraceService
 from kilter.llm.writing import COST, SESSION, TOKEN_USAGE
 from kilter.server.mlflow.assessments import read_assessment, shown_assessment
@@ -83,21 +83,7 @@ class Traces:
         if not fields.has("locations"):
             raise missing("locations")
         asked = [one.one("mlflow_experiment").text("experiment_id") for one in fields.items("locations")]
-        limit = fields.integer("max_results", 100, least=1)
-        if limit > MOST_LISTED:
-            raise Refused(
-                INVALID,
-                f"Invalid value {limit} for parameter 'max_results' supplied. It must be at most {MOST_LISTED}, but got value {limit}",
-            )
-        page = searched(
-            lambda: self._traces.list(
-                filter=fields.text("filter"),
-                order=fields.texts("order_by"),
-                limit=limit,
-                cursor=fields.text("page_token") or None,
-                among=numbers(asked),
-            )
-        )
+        page = listed(self._traces, fields, asked)
         answer: dict[str, Any] = {"traces": [shown(info) for info in page.traces]}
         return answer if page.cursor is None else {**answer, "next_page_token": page.cursor}
 
@@ -243,6 +229,31 @@ def searched(act: Callable[[], T]) -> T:
         return act()
     except InvalidInput as error:
         raise Refused(INVALID, error.message) from None
+
+
+def listed(traces: TraceService, fields: Fields, experiments: Sequence[str]) -> TracePage:
+    """Return the page of traces that a search asks for.
+
+    Args:
+        traces: The room's operations.
+        fields: The call's fields.
+        experiments: Whose traces, as the call names them.
+    """
+    limit = fields.integer("max_results", 100, least=1)
+    if limit > MOST_LISTED:
+        raise Refused(
+            INVALID,
+            f"Invalid value {limit} for parameter 'max_results' supplied. It must be at most {MOST_LISTED}, but got value {limit}",
+        )
+    return searched(
+        lambda: traces.list(
+            filter=fields.text("filter"),
+            order=fields.texts("order_by"),
+            limit=limit,
+            cursor=fields.text("page_token") or None,
+            among=numbers(experiments),
+        )
+    )
 
 
 def shown(info: TraceInfo) -> dict[str, Any]:

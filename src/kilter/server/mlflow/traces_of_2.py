@@ -7,11 +7,11 @@ from typing import Any, cast
 
 from kilter.core.errors import NotFound
 from kilter.llm.records import State, TraceInfo
-from kilter.llm.service import MOST_LISTED, TraceService
+from kilter.llm.service import TraceService
 from kilter.server.mlflow.experiments import Experiments
 from kilter.server.mlflow.fields import Fields, missing
 from kilter.server.mlflow.problems import INVALID, MISSING, Refused
-from kilter.server.mlflow.traces import LOCATION, SPANS, numbers, searched, shown
+from kilter.server.mlflow.traces import LOCATION, SPANS, listed, shown
 
 _STATES = {"TRACE_STATUS_UNSPECIFIED": "STATE_UNSPECIFIED", "OK": "OK", "ERROR": "ERROR", "IN_PROGRESS": "IN_PROGRESS"}
 _STATES |= {str(place): state for place, state in enumerate(tuple(_STATES.values()))}
@@ -76,21 +76,7 @@ class TracesOf2:
         asked = fields.texts("experiment_ids")
         if not asked:
             raise missing("experiment_ids")
-        limit = fields.integer("max_results", 100, least=1)
-        if limit > MOST_LISTED:
-            raise Refused(
-                INVALID,
-                f"Invalid value {limit} for parameter 'max_results' supplied. It must be at most {MOST_LISTED}, but got value {limit}",
-            )
-        page = searched(
-            lambda: self._traces.list(
-                filter=fields.text("filter"),
-                order=fields.texts("order_by"),
-                limit=limit,
-                cursor=fields.text("page_token") or None,
-                among=numbers(asked),
-            )
-        )
+        page = listed(self._traces, fields, asked)
         answer: dict[str, Any] = {"traces": [_shown(info) for info in page.traces]}
         return answer if page.cursor is None else {**answer, "next_page_token": page.cursor}
 
