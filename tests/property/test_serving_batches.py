@@ -48,7 +48,7 @@ class Batching(RuleBasedStateMachine):
             self.send(batch)
 
     def send(self, batch):
-        self.flying.append((batch, batch.payload()))
+        self.flying.append((batch, b"".join(batch.parts())))
 
     @precondition(lambda self: self.flying)
     @rule(which=st.integers(0, 5))

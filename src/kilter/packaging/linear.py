@@ -132,6 +132,12 @@ def means(form: Linear, example: Matrix) -> Linear:
     return msgspec.structs.replace(form, means=tuple(tuple(row) for row in np.nan_to_num(added).tolist()))
 
 
+def _logistic(values: Matrix) -> Matrix:
+    with np.errstate(over="ignore"):  # far below zero the exponential is infinite, and the answer 0
+        found: Matrix = 1.0 / (1.0 + np.exp(-values))
+    return found
+
+
 def linked(values: Matrix, link: Link) -> Matrix:
     """Return ``link(values)`` for (rows, outputs) without overflow."""
     match link:
@@ -140,9 +146,9 @@ def linked(values: Matrix, link: Link) -> Matrix:
         case "exp":
             return np.exp(values)
         case "logit":
-            return np.exp(-np.logaddexp(0.0, -values))
+            return _logistic(values)
         case "one-vs-rest":
-            each = np.exp(-np.logaddexp(0.0, -values))
+            each = _logistic(values)
             total = each.sum(axis=1, keepdims=True)
             return np.where(total == 0.0, 1.0 / values.shape[1], each / np.where(total == 0.0, 1.0, total))
         case "softmax":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import msgspec
 
+T = TypeVar("T")
 Mode = Literal["solo", "shadow", "canary", "split"]
 Arm = Literal["champion", "challenger", "fallback", "direct"]
 Scalar = float | int | str | bool | None
@@ -100,43 +101,105 @@ Run = tuple[str, int]
 """What made-up keys begin with, and how many they are."""
 
 
-class Keys(Sequence[str]):
+class _Listed(Sequence[T]):
+    """A column that is listed when somebody looks at it; until then only its length is known."""
+
+    __slots__ = ("_count", "_list")
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._list: list[T] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[T]: ...
+    def __getitem__(self, place: int | slice) -> T | list[T]:
+        return self._all()[place]
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._all())
+
+    def _all(self) -> list[T]:
+        if self._list is None:
+            self._list = self._listed()
+        return self._list
+
+    def _listed(self) -> list[T]:
+        raise NotImplementedError
+
+
+class Keys(_Listed[str]):
     """Keys of rows, of which those that were made up are put together when somebody looks at them.
 
     Args:
         runs: In order, keys as they are, and runs of made-up ones: ``(stem, 3)`` stands for ``stem-0``, ``stem-1``, ``stem-2``.
     """
 
-    __slots__ = ("_count", "_listed", "runs")
+    __slots__ = ("runs",)
 
     def __init__(self, runs: Sequence[str | Run]) -> None:
+        super().__init__(sum([1 if type(run) is str else int(run[1]) for run in runs]))
         self.runs = runs
-        self._count = sum([1 if type(run) is str else int(run[1]) for run in runs])
-        self._listed: list[str] | None = None
 
-    def __len__(self) -> int:
-        return self._count
+    def _listed(self) -> list[str]:
+        found: list[str] = []
+        for run in self.runs:
+            if isinstance(run, str):
+                found.append(run)
+            else:
+                stem, count = run
+                found += [f"{stem}-{row:x}" for row in range(count)]
+        return found
 
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        return self._all()[place]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
+class Runs(_Listed[T]):
+    """Values of rows that are alike for many rows in a row.
 
-    def _all(self) -> list[str]:
-        if self._listed is None:
-            self._listed = found = []
-            for run in self.runs:
-                if isinstance(run, str):
-                    found.append(run)
-                else:
-                    stem, count = run
-                    found += [f"{stem}-{row:x}" for row in range(count)]
-        return self._listed
+    Args:
+        runs: In order, each value, and how many rows have it.
+    """
+
+    __slots__ = ("runs",)
+
+    def __init__(self, runs: Sequence[tuple[T, int]]) -> None:
+        super().__init__(runs[0][1] if len(runs) == 1 else sum([count for _, count in runs]))
+        self.runs = runs
+
+    @property
+    def alike(self) -> bool:
+        """Whether it is one value for all rows."""
+        return len(self.runs) == 1
+
+    def _listed(self) -> list[T]:
+        found: list[T] = []
+        for value, count in self.runs:
+            found += [value] * count
+        return found
+
+
+def alike(value: T, rows: int) -> Sequence[T]:
+    """Return a column in which every row has one value."""
+    return [value] if rows == 1 else Runs([(value, rows)])
+
+
+def common(column: Sequence[T], start: int = 0, rows: int | None = None) -> T | None:
+    """Return the value that rows of a column have in common; None when they have several.
+
+    Args:
+        column: The column.
+        start: The first of the rows.
+        rows: How many; None for all from there on.
+    """
+    if isinstance(column, Runs) and column.alike:
+        one: T = column.runs[0][0]
+        return one
+    part: Sequence[T] = column[start:] if rows is None else column[start : start + rows]
+    first = part[0]
+    return first if len(part) == 1 or part.count(first) == len(part) else None
 
 
 class PredictionBatch(msgspec.Struct, frozen=True, kw_only=True, tag="p", omit_defaults=True):
@@ -172,10 +235,10 @@ class PredictionBatch(msgspec.Struct, frozen=True, kw_only=True, tag="p", omit_d
     generation: int
     share: int
     keys: Sequence[str]
-    times: list[datetime]
-    arms: list[Arm]
-    versions: list[int]
-    values: list[float]
+    times: Sequence[datetime]
+    arms: Sequence[Arm]
+    versions: Sequence[int]
+    values: Sequence[float]
     inputs: dict[str, list[Scalar]]
     requests: list[Item]
     latency_us: int

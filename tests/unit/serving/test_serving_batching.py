@@ -19,7 +19,7 @@ class Told(list):
 
 
 def names(batch):
-    return [(array("d", one.bytes()).tolist()) for one in batch.slices]
+    return [(array("d", bytes(one.matrix())).tolist()) for one in batch.slices]
 
 
 def test_urgent_rows_go_first_then_in_order_up_to_the_bound():
@@ -40,7 +40,7 @@ def test_a_question_larger_than_the_bound_is_cut_and_put_together_again_in_any_o
     batches = [backlog.take(3, 0.0) for _ in range(3)]
     assert [batch.rows for batch in batches] == [3, 3, 1]
     for batch in reversed(batches):
-        values = array("d", batch.payload())
+        values = array("d", b"".join(batch.parts()))
         batch.answer(array("d", [x for value in values for x in (value, -value)]).tobytes())  # two outputs per row
     rows = [float(100 + row) for row in range(7)]
     assert told == [(1, "answered", [x for row in rows for x in (row, -row)])]
@@ -52,7 +52,7 @@ def test_when_a_slice_fails_the_question_is_told_once_and_its_rest_is_not_asked(
     backlog.add(told.ask(2, 1))
     first, second = backlog.take(2, 0.0), backlog.take(2, 0.0)
     first.fail("died")
-    second.answer(second.payload())
+    second.answer(b"".join(second.parts()))
     assert names(backlog.take(2, 0.0)) == [[200.0]]
     assert told == [(1, "died", None)]
     assert backlog.rows == 0
@@ -97,7 +97,7 @@ def test_a_batch_gives_every_question_its_own_rows():
     for name in (1, 2, 3):
         backlog.add(told.ask(name, name))
     batch = backlog.take(100, 0.0)
-    batch.answer(batch.payload())
+    batch.answer(b"".join(batch.parts()))
     assert told == [(name, "answered", [float(name * 100 + row) for row in range(name)]) for name in (1, 2, 3)]
     assert Batch([], 0.0).rows == 0
 
@@ -127,7 +127,7 @@ def test_float32_beside_float64_becomes_float64():
     for code in "fdf":
         backlog.add(Question(array(code, [0.5, 1.25, -2.0, math.pi]).tobytes(), 2, lambda *_: None))
     narrow = array("f", [math.pi])[0]
-    assert array("d", backlog.take(6, 0.0).payload()).tolist() == [
+    assert array("d", b"".join(backlog.take(6, 0.0).parts())).tolist() == [
         0.5,
         1.25,
         -2.0,
@@ -143,4 +143,4 @@ def test_float32_beside_float64_becomes_float64():
     ]
     backlog.add(Question(array("f", [0.5, 1.25]).tobytes(), 1, lambda *_: None))
     backlog.add(Question(array("f", [2.5, 3.25]).tobytes(), 1, lambda *_: None))
-    assert array("f", backlog.take(6, 0.0).payload()).tolist() == [0.5, 1.25, 2.5, 3.25]
+    assert array("f", b"".join(backlog.take(6, 0.0).parts())).tolist() == [0.5, 1.25, 2.5, 3.25]

@@ -19,7 +19,7 @@ from kilter.serving.recording.packing import packed, unpacked
 from kilter.serving.recording.predictions import PredictionLog, find, inputs_of, record_of, to_frame
 from kilter.serving.recording.redaction import Recording, Redactor
 from kilter.serving.recording.replays import Answered, Replays
-from kilter.serving.records import Item, Keys, PredictionBatch, ShadowBatch
+from kilter.serving.records import Item, Keys, PredictionBatch, Runs, ShadowBatch, alike, common
 from kilter.serving.workers.frames import wide
 
 AT = datetime(2026, 11, 20, 12, 0, 0, 123456, tzinfo=UTC)
@@ -150,3 +150,35 @@ def test_a_matrix_of_float32_is_known_by_its_length():
     assert wide(array("f", double).tobytes(), 3) == array("d", array("f", double)).tobytes()
     assert wide(b"", 0) == b""
     assert wide(b"1234", 3) == b"1234"
+
+
+def test_times_are_written_once_per_request():
+    later = AT + timedelta(milliseconds=3)
+    requests = [Item(3), Item(1), Item(2)]
+    shape = {
+        "keys": Keys([("a", 6)]),
+        "values": array("d", range(6)),
+        "requests": requests,
+        "columns": (),
+        "matrix": b"",
+    }
+    alike_in = Runs([(AT, 3), (later, 1), (AT, 2)])
+    found = packed(batch(**shape, times=alike_in, arms=Runs([("champion", 6)]), versions=Runs([(4, 6)])))
+    assert found.times == [AT, later, AT]
+    assert (found.arms, found.versions) == (["champion"], [4])
+    again = unpacked(found)
+    assert list(again.times) == list(alike_in) == [AT] * 3 + [later] + [AT] * 2
+    assert (list(again.arms), list(again.versions), list(again.values)) == (["champion"] * 6, [4] * 6, list(range(6)))
+    once = packed(batch(**shape, times=Runs([(AT, 3), (AT, 1), (AT, 2)]), arms=["champion"] * 6, versions=[4] * 6))
+    assert once.times == [AT]
+    crossing = Runs([(AT, 2), (later, 4)])  # not as the requests are
+    assert list(
+        unpacked(packed(batch(**shape, times=crossing, arms=["champion"] * 6, versions=[4] * 6))).times
+    ) == list(crossing)
+
+
+def test_what_rows_have_in_common():
+    column = Runs([("a", 3), ("b", 2)])
+    assert (len(column), list(column), column[3], column[1:4]) == (5, ["a"] * 3 + ["b"] * 2, "b", ["a", "a", "b"])
+    assert (common(column), common(column, 0, 3), common(column, 2, 2), common(column, 3)) == (None, "a", None, "b")
+    assert (common(alike("a", 7), 2, 3), common(alike("a", 1)), common(["a", "b"], 1, 1)) == ("a", "a", "b")

@@ -2,7 +2,7 @@
 
 A record is framed as ``magic (4) | length (4) | CRC-32 (4) | payload``, little-endian, where the checksum covers the
 length and the payload; zeros, which a power cut may leave behind, are therefore no record. A position is
-``segment << 32 | offset`` and stays below 2**53, so that it survives JSON. One ``write`` call per record makes it
+``segment << 32 | offset`` and stays below 2**53, so that it survives JSON. One ``writev`` call per record makes it
 survive the death of the process once ``append`` has returned; ``fsync=True`` makes it survive a power cut as well.
 
 The oldest segments can be removed whole (``begin.py``). Positions stay what they were: a removed one has expired, and a reader
@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from kilter.core.errors import Conflict, Damaged, Expired, InvalidInput, KilterError, NotFound, Unavailable
 from kilter.engines.streams.begin import Begin, read_begin, removing, sync_folder, write_begin
+from kilter.engines.streams.behind import Behind
 
 _MAGIC = b"KLG1"
 _HEADER = struct.Struct("<4sII")
@@ -69,6 +70,7 @@ class Log:
         self._lock = lock
         self._guard = threading.Lock()
         self._tail = -1
+        self._behind = Behind()
         self._segment = 0
         self._offset = 0
         self._last = -1
@@ -137,7 +139,7 @@ class Log:
                 self._lock = None
                 raise
 
-    def append(self, payload: bytes, *, fresh: bool = False) -> int:
+    def append(self, payload: bytes | bytearray, *, fresh: bool = False) -> int:
         """Write a record and return its position; when this returns, the record survives ``kill -9``.
 
         Args:
@@ -151,23 +153,26 @@ class Log:
         if len(payload) > _LARGEST:
             raise InvalidInput(f"a record of {len(payload):,} bytes", where=str(self._folder), allowed="at most 1 GiB")
         length = _LENGTH.pack(len(payload))
-        frame = b"".join((_MAGIC, length, _LENGTH.pack(zlib.crc32(payload, zlib.crc32(length))), payload))
+        header = b"".join((_MAGIC, length, _LENGTH.pack(zlib.crc32(payload, zlib.crc32(length)))))
+        size = len(header) + len(payload)
         with self._guard:
             if self._tail < 0:
                 raise Conflict("the log is closed or was opened for reading", where=str(self._folder))
             try:
-                if self._offset and (fresh or self._offset + len(frame) > self._segment_bytes):
+                if self._offset and (fresh or self._offset + size > self._segment_bytes):
                     self._roll()
-                written = os.write(self._tail, frame)
-                while written < len(frame):
-                    written += os.write(self._tail, memoryview(frame)[written:])
+                written = os.writev(self._tail, (header, payload))
+                while written < size:
+                    written += os.write(self._tail, (header + payload)[written:])
                 if self._fsync:
                     os.fdatasync(self._tail)
             except OSError as error:
                 self._undo()
                 raise _translated(error, self._folder) from error
             self._last = self._segment << _SHIFT | self._offset
-            self._offset += len(frame)
+            self._offset += size
+            if not self._fsync:
+                self._behind.wrote(self._tail, self._offset)
             return self._last
 
     def read(self, after: int = -1, limit: int | None = None) -> Iterator[tuple[int, bytes]]:
@@ -361,6 +366,7 @@ class Log:
         with self._guard:
             try:
                 if self._tail >= 0:
+                    self._behind.settle()
                     os.fdatasync(self._tail)
                 # Older segments were brought there when they ended.
                 elif (newest := self._path(self._newest())).exists():
@@ -375,6 +381,7 @@ class Log:
     def close(self) -> None:
         """Close the log and let another writer have it; closing it twice is no error."""
         with self._guard:
+            self._behind.close()
             if self._tail >= 0:
                 os.close(self._tail)
                 self._tail = -1
@@ -397,10 +404,12 @@ class Log:
 
     def _roll(self) -> None:
         """Begin the next segment; the one before is brought to the disk first, whatever ``fsync`` says."""
+        self._behind.settle()
         os.fdatasync(self._tail)
         descriptor = os.open(self._path(self._segment + 1), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         os.close(self._tail)
         self._tail, self._segment, self._offset = descriptor, self._segment + 1, 0
+        self._behind.begin()
         sync_folder(self._folder)
 
     def _undo(self) -> None:

@@ -253,13 +253,18 @@ def _linear(file: Path, settings: Mapping[str, Any]) -> Any:
     return answer
 
 
+def _logistic(values: np.ndarray) -> Any:
+    with np.errstate(over="ignore"):  # far below zero the exponential is infinite, and the answer 0
+        return 1.0 / (1.0 + np.exp(-values))
+
+
 def _linked(values: np.ndarray, link: str) -> Any:
     if link == "exp":
         return np.exp(values)
     if link == "logit":
-        return np.exp(-np.logaddexp(0.0, -values))
+        return _logistic(values)
     if link == "one-vs-rest":
-        each = np.exp(-np.logaddexp(0.0, -values))
+        each = _logistic(values)
         total = each.sum(axis=1, keepdims=True)
         return np.where(total == 0.0, 1.0 / values.shape[1], each / np.where(total == 0.0, 1.0, total))
     if link == "softmax":

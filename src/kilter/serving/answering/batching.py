@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
+from kilter.packaging.native import Buffer
 from kilter.serving.workers.frames import wide
 
 Outcome = Literal["answered", "refused", "died", "gone", "late", "shed"]
@@ -92,13 +93,13 @@ class Slice(NamedTuple):
     start: int
     rows: int
 
-    def bytes(self) -> bytes:
+    def matrix(self) -> Buffer:
         """Return its part of the question's matrix."""
         question = self.question
         if self.rows == question.rows:
             return question.payload
         width = len(question.payload) // question.rows
-        return question.payload[self.start * width : (self.start + self.rows) * width]
+        return memoryview(question.payload)[self.start * width : (self.start + self.rows) * width]
 
 
 class Batch:
@@ -124,16 +125,15 @@ class Batch:
         """Whether its rows must share a worker with no others."""
         return len(self.slices) == 1 and self.slices[0].question.alone
 
-    def payload(self) -> bytes:
-        """Return the matrix: in float64 unless all of it came in float32."""
-        if len(self.slices) == 1:
-            return self.slices[0].bytes()
-        parts = [one.bytes() for one in self.slices]
-        widths = [len(part) // one.rows for part, one in zip(parts, self.slices, strict=True)]
-        if min(widths) != max(widths):
-            columns = max(widths) // 8
-            parts = [wide(part, one.rows * columns) for part, one in zip(parts, self.slices, strict=True)]
-        return b"".join(parts)
+    def parts(self) -> list[Buffer]:
+        """Return the matrix, in parts: in float64 unless all of it came in float32."""
+        parts = [one.matrix() for one in self.slices]
+        if len(parts) > 1:
+            widths = [len(part) // one.rows for part, one in zip(parts, self.slices, strict=True)]
+            if min(widths) != max(widths):
+                columns = max(widths) // 8
+                return [wide(part, one.rows * columns) for part, one in zip(parts, self.slices, strict=True)]
+        return parts
 
     def answer(self, values: bytes) -> None:
         """Give every question the answers to its own rows."""

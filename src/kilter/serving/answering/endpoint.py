@@ -17,6 +17,8 @@ from array import array
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+import numpy as np
+
 from kilter.core.clock import Clock
 from kilter.core.errors import KilterError, NotFound, Unavailable
 from kilter.serving.answering.admission import Door, Terms, late, shed
@@ -26,11 +28,13 @@ from kilter.serving.answering.shadow import Shadow
 from kilter.serving.front.active import Active, Loaded
 from kilter.serving.front.http import HttpError
 from kilter.serving.recording.predictions import PredictionLog
-from kilter.serving.records import CONSTANT, Arm, PredictionBatch, TrafficPlan
+from kilter.serving.records import CONSTANT, Arm, PredictionBatch, TrafficPlan, common
 from kilter.serving.telemetry.metrics import EndpointMetrics
 from kilter.serving.telemetry.tracing import Context
 
 _TICK = 0.02
+_FEW = 32
+"""How many numbers Python adds up before NumPy has begun to."""
 
 Watch = Callable[[str, Sequence[Context | None], float, float, dict[str, str | int]], None]
 """Takes the name of a step, the requests' places in their traces, when it began and ended, and what to say about it."""
@@ -399,13 +403,15 @@ class Endpoint:
 
     def _count(self, group: Group) -> None:
         counter = self.metrics.rows
-        arms, versions, size = group.arms, group.versions, group.size
-        if arms.count(arms[0]) == versions.count(versions[0]) == size:
-            counter[arms[0], versions[0]] += size
+        arm, version = common(group.arms), common(group.versions)
+        if arm is not None and version is not None:
+            counter[arm, version] += group.size
         else:
-            counter.update(zip(arms, versions, strict=True))
+            counter.update(zip(group.arms, group.versions, strict=True))
 
 
 def _finite(values: array[float]) -> bool:
     """Say whether all numbers are finite: so is their sum then, unless they are huge."""
+    if len(values) > _FEW:
+        return bool(np.isfinite(np.frombuffer(values)).all())
     return math.isfinite(sum(values)) or all(map(math.isfinite, values))

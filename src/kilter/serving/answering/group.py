@@ -16,7 +16,7 @@ from kilter.core.errors import KilterError
 from kilter.serving.answering.admission import PLAIN, Terms
 from kilter.serving.answering.rows import Given, Row, RowReader, entities
 from kilter.serving.front.active import Active
-from kilter.serving.records import CONSTANT, Arm, Item, Keys, PredictionBatch, Run, Scalar
+from kilter.serving.records import CONSTANT, Arm, Item, Keys, PredictionBatch, Run, Runs, Scalar, alike
 from kilter.serving.telemetry.tracing import Context
 from kilter.serving.workers.frames import wide
 
@@ -187,12 +187,13 @@ class Group:
         self.terms = asks[0].terms
         self.due = due
         self.width = width
+        self.keys: Sequence[str] = ()
+        self.times: Sequence[datetime] = ()
         self._gather(asks)
-        size = self.size
-        self.left = size
-        self.values = [math.nan] * (size * width)
-        self.versions = [CONSTANT] * size
-        self.arms: list[Arm] = ["fallback"] * size
+        self.left = self.size
+        self.values = array("d")
+        self.versions: Sequence[int] = ()
+        self.arms: Sequence[Arm] = ()
         self.failed: dict[int, KilterError] = {}
         self.columns: tuple[str, ...] = ()
         self.recorded = b""
@@ -205,15 +206,17 @@ class Group:
         self.asks = asks
         self._rows: list[Row] | None = None
         self._layout = first.reader.layout if first.reader is not None else None
+        givens = [ask.given for ask in asks]
+        self._joined = _joined_matrices(givens)
         if len(asks) == 1:
             self.size = first.count
-            self.keys, self.times, self._joined = first.keys, first.times, first.matrix
+            self.keys, self.times = first.keys, first.times
         else:
-            givens = [ask.given for ask in asks]
             self.size = sum([given.count for given in givens])
-            self.keys = _joined_keys(givens)
-            self.times = [time for given in givens for time in given.times]
-            self._joined = _joined_matrices(givens)
+            if self.size == len(asks):
+                self.keys, self.times = [given.keys[0] for given in givens], [given.times[0] for given in givens]
+            else:
+                self.keys, self.times = _joined_keys(givens), _joined_times(givens)
             layout = self._layout
             if any(given.reader is None or given.reader.layout is not layout for given in givens):
                 self._layout = None  # a plan was swapped in between
@@ -264,16 +267,25 @@ class Group:
         if seen is not None:
             self._seen.append(Seen(part.places, *seen))
         if len(part.places) == self.size:
-            self.values = values.tolist()
-            self.versions = [version] * self.size
-            self.arms = [arm] * self.size
+            self.values = values
+            self.versions, self.arms = alike(version, self.size), alike(arm, self.size)
         else:
-            width = self.width
-            for position, place in enumerate(part.places):
-                self.values[place * width : (place + 1) * width] = values[position * width : (position + 1) * width]
-                self.versions[place] = version
-                self.arms[place] = arm
+            self._place(part.places, version, arm, values)
         self.left -= len(part.places)
+
+    def _place(self, places: Sequence[int], version: int, arm: Arm, values: array[float]) -> None:
+        """Put the answers to some of the rows in their places."""
+        width = self.width
+        if not self.values:
+            self.values = array("d", [math.nan]) * (self.size * width)
+            self.versions, self.arms = [CONSTANT] * self.size, ["fallback"] * self.size
+        versions, arms = self.versions, self.arms
+        assert isinstance(versions, list)  # noqa: S101 - rows answered apart are never all of them
+        assert isinstance(arms, list)  # noqa: S101 - the same
+        for position, place in enumerate(places):
+            self.values[place * width : (place + 1) * width] = values[position * width : (position + 1) * width]
+            versions[place] = version
+            arms[place] = arm
 
     def fail(self, part: Part, error: KilterError) -> None:
         """Note why nobody could answer a part's rows: their requests fail as a whole."""
@@ -301,7 +313,7 @@ class Group:
         if good:
             width, step = self.width, len(self.recorded) // self.size
             self._gather(good)
-            self.values = [value for i in keep for value in self.values[i * width : (i + 1) * width]]
+            self.values = array("d", [value for i in keep for value in self.values[i * width : (i + 1) * width]])
             self.versions = [self.versions[i] for i in keep]
             self.arms = [self.arms[i] for i in keep]
             self.inputs = {name: [column[i] for i in keep] for name, column in self.inputs.items()}
@@ -362,9 +374,17 @@ def _joined_keys(givens: Sequence[Given]) -> Sequence[str]:
     return Keys(runs)
 
 
+def _joined_times(givens: Sequence[Given]) -> Sequence[datetime]:
+    if not any(isinstance(given.times, Runs) for given in givens):
+        return [time for given in givens for time in given.times]
+    runs: list[tuple[datetime, int]] = []
+    for given in givens:
+        runs += given.times.runs if isinstance(given.times, Runs) else [(time, 1) for time in given.times]
+    return Runs(runs)
+
+
 def _joined_matrices(givens: Sequence[Given]) -> bytes:
     """Return matrices as one: in float64 unless all are float32."""
-    widths = {len(given.matrix) // given.count for given in givens}
-    if len(widths) == 1:
+    if len({len(given.matrix) // given.count for given in givens}) == 1:
         return b"".join([given.matrix for given in givens])
     return b"".join([wide(given.matrix, given.count * given.reader.width) if given.reader else b"" for given in givens])

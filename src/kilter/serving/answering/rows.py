@@ -21,8 +21,9 @@ import msgspec
 from kilter.core.clock import utc
 from kilter.core.errors import InvalidInput
 from kilter.features.declare import FeatureView
+from kilter.packaging.native import Buffer
 from kilter.packaging.records import Signature
-from kilter.serving.records import Keys, Scalar
+from kilter.serving.records import Keys, Scalar, alike
 from kilter.serving.workers.frames import wide
 
 Row = Mapping[str, Any]
@@ -142,9 +143,9 @@ class RowReader:
             stem, keys = made_up(len(rows))
             route = "" if named else stem
         if self.time and (named or any(self.time in row for row in rows)):
-            times = [self._time_of(row, index) for index, row in enumerate(rows)]
+            times: Sequence[datetime] = [self._time_of(row, index) for index, row in enumerate(rows)]
         else:
-            times = [now] * len(rows)
+            times = alike(now, len(rows))
         return Given(len(rows), keys, times, self, matrix, rows=rows, route=route)
 
     def identity(self, row: Row, index: int) -> tuple[str, datetime]:
@@ -199,9 +200,9 @@ class Given:
         self,
         count: int,
         keys: Sequence[str],
-        times: list[datetime],
+        times: Sequence[datetime],
         reader: RowReader | None,
-        matrix: bytes,
+        matrix: Buffer,
         *,
         rows: Sequence[Row] | None = None,
         others: Mapping[str, Sequence[Scalar]] | None = None,

@@ -24,7 +24,7 @@ from kilter.serving.front.active import Loaded
 from kilter.serving.front.http import HttpError, Limits, status_of
 from kilter.serving.recording.predictions import PredictionLog, prediction_id
 from kilter.serving.recording.replays import Answered, Replays
-from kilter.serving.records import Item, PredictionBatch
+from kilter.serving.records import Item, PredictionBatch, common
 from kilter.serving.telemetry.tracing import Context
 
 _LONGEST_KEY = 200
@@ -61,7 +61,7 @@ class Answer:
         return self.batch.width
 
     @property
-    def values(self) -> list[float]:
+    def values(self) -> Sequence[float]:
         """The outputs, row-major: rows x ``width``."""
         held, width = self.batch.values, self.batch.width
         if len(held) == self.rows * width:
@@ -69,7 +69,7 @@ class Answer:
         return held[self.start * width : (self.start + self.rows) * width]
 
     @property
-    def versions(self) -> list[int]:
+    def versions(self) -> Sequence[int]:
         """Per row the version that answered; 0 for the constant."""
         return self.batch.versions[self.start : self.start + self.rows]
 
@@ -81,10 +81,8 @@ class Answer:
     @property
     def version(self) -> str:
         """The version that answered, as text; empty when several did."""
-        first = self.batch.versions[self.start]
-        if self.rows > 1 and self.versions.count(first) != self.rows:
-            return ""
-        return str(first)
+        one = common(self.batch.versions, self.start, self.rows)
+        return "" if one is None else str(one)
 
     def id(self, row: int) -> str:
         """Return the id of a row's prediction."""

@@ -29,10 +29,12 @@ from kilter.serving.protocols.tensors import KINDS, Out, Tensor, check_output, g
 Parameters = dict[str, str | int | float | bool | None]
 _BINARY: Final = b"application/octet-stream"
 _LENGTH: Final = b"inference-header-content-length"
+_SHORT: Final = 1024
+"""Bytes up to which a head is remembered."""
 _FORM: Final = '{"inputs": [{"name", "shape", "datatype", "data"}]}'
 
 
-class Input(msgspec.Struct, gc=False):
+class Input(msgspec.Struct, gc=False, frozen=True):
     """One input of a request."""
 
     name: str
@@ -42,14 +44,14 @@ class Input(msgspec.Struct, gc=False):
     parameters: Parameters | None = None
 
 
-class Wanted(msgspec.Struct, gc=False):
+class Wanted(msgspec.Struct, gc=False, frozen=True):
     """One output that a request asks for."""
 
     name: str
     parameters: Parameters | None = None
 
 
-class Inference(msgspec.Struct, gc=False):
+class Inference(msgspec.Struct, gc=False, frozen=True):
     """The body of an inference request."""
 
     inputs: list[Input]
@@ -224,7 +226,14 @@ def _parsed(request: Request, reader: RowReader | None) -> tuple[Inference, memo
     held, size = memoryview(body), int(length)
     if size == 0:
         return _bare(held, reader), held
-    return decode(_INFERENCE, held[:size], _FORM), held[size:]
+    head = held[:size]
+    return (_head(bytes(head)) if size <= _SHORT else decode(_INFERENCE, head, _FORM)), held[size:]
+
+
+@lru_cache(maxsize=256)
+def _head(head: bytes) -> Inference:
+    """Return what a head says that stands before binary data: clients mostly send the same one again."""
+    return decode(_INFERENCE, head, _FORM)
 
 
 def _bare(held: memoryview, reader: RowReader | None) -> Inference:

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kilter.core.errors import InvalidInput, Unavailable
+from kilter.packaging.native import Buffer
 from kilter.packaging.records import Signature
 from kilter.serving.answering.rows import Given, RowReader, made_up, moment
 from kilter.serving.front.intake import Answer
-from kilter.serving.records import Scalar
+from kilter.serving.records import Scalar, alike
 from kilter.serving.workers.frames import wide
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -132,7 +133,7 @@ def given(tensors: Sequence[Tensor], reader: RowReader | None, now: datetime, ch
     return _by_column(tensors, reader, now, check)
 
 
-def _matrix(tensor: Tensor, reader: RowReader) -> tuple[int, bytes]:
+def _matrix(tensor: Tensor, reader: RowReader) -> tuple[int, Buffer]:
     """Return the rows of a tensor that has all direct inputs, as the model's matrix; bytes of float32 stay float32."""
     shape, columns = tensor.shape, len(reader.direct)
     if len(shape) == 2:
@@ -149,7 +150,7 @@ def _matrix(tensor: Tensor, reader: RowReader) -> tuple[int, bytes]:
         if type(tensor.data) is list:
             return count, _listed(tensor, count * columns)
         if tensor.datatype == "FP32":
-            return count, _finite(tensor, count * columns).tobytes()
+            return count, _finite(tensor, count * columns).view(np.uint8).data
         return count, _numbers(tensor, count * columns)
     values = _numbers(tensor, count * columns)
     held = np.full((count, reader.width), np.nan)
@@ -206,9 +207,10 @@ def _place(
 
 
 def _finish(
-    count: int, matrix: bytes, others: Mapping[str, Sequence[Scalar]], reader: RowReader, now: datetime
+    count: int, matrix: Buffer, others: Mapping[str, Sequence[Scalar]], reader: RowReader, now: datetime
 ) -> Given:
     keys: Sequence[str]
+    times: Sequence[datetime]
     route = ""
     if reader.key and reader.key in others:
         keys = [_key(value, row, reader.key) for row, value in enumerate(others[reader.key])]
@@ -217,7 +219,7 @@ def _finish(
     if reader.time and reader.time in others:
         times = [moment(value, row, reader.time) for row, value in enumerate(others[reader.time])]
     else:
-        times = [now] * count
+        times = alike(now, count)
     return Given(count, keys, times, reader, matrix, others=others, route=route)
 
 
@@ -253,7 +255,7 @@ def _numbers(tensor: Tensor, size: int) -> bytes:
 def _finite(tensor: Tensor, size: int) -> Array:
     """Return the ``size`` numbers of a tensor that came as bytes; none of them is infinite."""
     held = _raw(tensor, size)
-    if held.dtype.kind == "f" and np.isinf(held).any():
+    if held.dtype.kind == "f" and np.logical_or.reduce(np.isinf(held)):
         raise InvalidInput(
             "a value is infinite", where=f"{tensor.where}.data", allowed="finite numbers, or NaN: missing"
         )
@@ -422,7 +424,10 @@ class Out(NamedTuple):
     def raw(self) -> bytes:
         """Return the values as little-endian bytes."""
         values: Any = self.values
-        return pack_bytes(values) if self.datatype == BYTES else array(_CODES[self.datatype], values).tobytes()
+        if self.datatype == BYTES:
+            return pack_bytes(values)
+        code = _CODES[self.datatype]
+        return (values if type(values) is array and values.typecode == code else array(code, values)).tobytes()
 
 
 def check_output(name: str, where: str, signature: Signature | None) -> None:

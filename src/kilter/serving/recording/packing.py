@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from kilter.serving.records import Arm, Item, Keys, PredictionBatch, Run, Scalar
+from kilter.serving.records import Arm, Item, Keys, PredictionBatch, Run, Runs, Scalar, common
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ class PackedBatch(msgspec.Struct, frozen=True, kw_only=True, tag="p2", omit_defa
 
     Args:
         keys: Per row its key, or per run of made-up ones what they begin with, and how many they are.
-        times: Per row; one for all when they are the same.
+        times: Per row; one per request, or one for all, when they are the same.
         arms: Per row; one for all when they are the same.
         versions: Per row; one for all when they are the same.
         values: Little-endian float64, row-major.
@@ -60,7 +60,7 @@ def packed(batch: PredictionBatch) -> PackedBatch:
         generation=batch.generation,
         share=batch.share,
         keys=keys.runs if isinstance(keys, Keys) else keys,  # type: ignore[arg-type]
-        times=_once(batch.times),
+        times=_times(batch),
         arms=_once(batch.arms),
         versions=_once(batch.versions),
         values=array("d", batch.values).tobytes(),
@@ -88,7 +88,7 @@ def unpacked(batch: PackedBatch) -> PredictionBatch:
         generation=batch.generation,
         share=batch.share,
         keys=keys,
-        times=spread(batch.times, rows),
+        times=_spread_times(batch.times, batch.requests, rows),
         arms=spread(batch.arms, rows),
         versions=spread(batch.versions, rows),
         values=array("d", batch.values).tolist(),
@@ -112,5 +112,19 @@ def spread(values: list[T], rows: int) -> list[T]:
 
 
 def _once(values: Sequence[T]) -> list[T]:
-    held = values if isinstance(values, list) else list(values)
-    return held[:1] if len(held) > 1 and held.count(held[0]) == len(held) else held
+    one = common(values)
+    return [one] if one is not None else list(values)
+
+
+def _times(batch: PredictionBatch) -> list[datetime]:
+    times = batch.times
+    if isinstance(times, Runs) and [count for _, count in times.runs] == [item.rows for item in batch.requests]:
+        found = [time for time, _ in times.runs]
+        return found[:1] if found.count(found[0]) == len(found) else found
+    return _once(times)
+
+
+def _spread_times(times: list[datetime], requests: list[Item], rows: int) -> list[datetime]:
+    if len(times) == len(requests) < rows:
+        return [time for time, item in zip(times, requests, strict=True) for _ in range(item.rows)]
+    return spread(times, rows)

@@ -22,11 +22,14 @@ from kilter.serving.recording.packing import PackedBatch, packed, unpacked
 from kilter.serving.recording.redaction import Redactor
 from kilter.serving.records import Item, Prediction, PredictionBatch, Record, Scalar, ShadowBatch
 
-_ENCODER = msgspec.msgpack.Encoder()
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=list)
+"""A batch of the first layout may have its values in an array."""
 _DECODER: msgspec.msgpack.Decoder[Record | PackedBatch] = msgspec.msgpack.Decoder(Record | PackedBatch)
 PREDICTION_ID = re.compile(r"^([a-z0-9_]{1,64})-([0-9a-f]{1,14})-([0-9a-f]{1,8})$")
 """Front, position and row of a prediction."""
 _TIME = pl.Datetime("us", "UTC")
+_KEPT_BYTES = 1 << 20
+"""How large a buffer is kept for the next record."""
 _SPAN = timedelta(days=1)
 """How long a segment is written to, on the front's clock."""
 
@@ -47,6 +50,7 @@ class PredictionLog:
         """What may be recorded, by endpoint; of the others everything is."""
         self._log = log
         self._until: datetime | None = None
+        self._buffer = bytearray()
 
     @classmethod
     def open(cls, root: Path, front: str = "main", *, readonly: bool = True) -> PredictionLog:
@@ -78,7 +82,11 @@ class PredictionLog:
         written: Record | PackedBatch = record
         if isinstance(record, PredictionBatch) and len(record.keys) > 1:
             written = packed(record)
-        return self._log.append(_ENCODER.encode(written), fresh=fresh)
+        _ENCODER.encode_into(written, self._buffer)
+        position = self._log.append(self._buffer, fresh=fresh)
+        if len(self._buffer) > _KEPT_BYTES:
+            self._buffer = bytearray()
+        return position
 
     def _lasted(self, at: datetime) -> bool:
         """Say whether the newest segment has lasted a day: a quiet one could not be removed for years."""
@@ -283,7 +291,7 @@ class _Extras:
         if batch.width > 1:
             self._values += [None] * (before - len(self._values))
             width = batch.width
-            self._values += [batch.values[row * width : (row + 1) * width] for row in range(len(batch.keys))]
+            self._values += [list(batch.values[row * width : (row + 1) * width]) for row in range(len(batch.keys))]
         if any(item.route for item in batch.requests):
             self._routes += [None] * (before - len(self._routes))
             for item in batch.requests:

@@ -14,7 +14,7 @@ import sys
 from typing import Protocol
 
 from kilter.serving.answering.batching import Batch
-from kilter.serving.workers.frames import EXPLAIN, FAILED, READY, REFUSED, ROWS, VALUES, Reader, frame
+from kilter.serving.workers.frames import EXPLAIN, FAILED, READY, REFUSED, ROWS, VALUES, Reader, framed
 
 _EXIT_SECONDS = 2.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -132,7 +132,8 @@ class Worker(asyncio.Protocol):
         assert self._transport is not None  # noqa: S101 - only a ready worker is asked
         self._ticket = (self._ticket + 1) & 0xFFFFFFFF
         self._asked[self._ticket] = batch
-        self._transport.write(frame(EXPLAIN if batch.explains else ROWS, self._ticket, batch.rows, batch.payload()))
+        kind = EXPLAIN if batch.explains else ROWS
+        self._transport.writelines(framed(kind, self._ticket, batch.rows, batch.parts()))
 
     def stalled(self, now: float, seconds: float) -> bool:
         """Say whether the batch that it predicts has taken longer than ``seconds``."""

@@ -16,7 +16,7 @@ import msgspec
 
 from kilter.core.errors import InvalidInput, KilterError
 from kilter.packaging.loading import load_model
-from kilter.packaging.native import Explains, ModelSpec, NativeModel
+from kilter.packaging.native import Buffer, Explains, ModelSpec, NativeModel
 from kilter.serving.workers.frames import (
     EXPLAIN,
     FAILED,
@@ -26,9 +26,9 @@ from kilter.serving.workers.frames import (
     REFUSED,
     ROWS,
     VALUES,
-    Reader,
+    Incoming,
     frame,
-    wide,
+    own,
 )
 from kilter.serving.workers.memory import keep_freed
 
@@ -64,11 +64,11 @@ class Loaded:
             self._model.predict(example, count, columns)
             self._model.predict(example[:width], 1, columns)
 
-    def answer(self, kind: int, ticket: int, count: int, payload: bytes) -> bytes:
+    def answer(self, kind: int, ticket: int, count: int, payload: Buffer) -> bytes:
         """Return the frame that answers one of ``ROWS`` or ``EXPLAIN``."""
-        payload = wide(payload, count * self._spec.columns)
+        rows = own(payload, count * self._spec.columns)
         try:
-            values = self._explained(payload, count) if kind == EXPLAIN else self._predicted(payload, count)
+            values = self._explained(rows, count) if kind == EXPLAIN else self._predicted(rows, count)
         except KilterError as error:
             return frame(FAILED if error.retryable else REFUSED, ticket, count, str(error).encode())
         except Exception:  # the edge of the process: rows that a library can't take must not end it for all others
@@ -76,10 +76,10 @@ class Loaded:
             return frame(REFUSED, ticket, count, b"the model could not take the rows")
         return frame(VALUES, ticket, count, values)
 
-    def _predicted(self, payload: bytes, count: int) -> bytes:
+    def _predicted(self, payload: Buffer, count: int) -> bytes:
         return self._model.predict(payload, count, self._spec.columns)
 
-    def _explained(self, payload: bytes, count: int) -> bytes:
+    def _explained(self, payload: Buffer, count: int) -> bytes:
         if self._explainer is None and self._spec.explainer is not None:  # few are ever asked for: loaded by the first
             self._explainer, self._explainer_bytes = load_model(self._spec.explainer, self._explainer_bytes), b""
         explainer: object = self._explainer
@@ -90,21 +90,18 @@ class Loaded:
 
 def serve(connection: socket.socket) -> None:
     """Load the model that the other side sends, then answer until it hangs up."""
-    reader = Reader()
+    incoming = Incoming(_READ)
     model: Loaded | None = None
-    # One buffer for all reads: a fresh one of this size would be mapped and unmapped by the kernel every time.
-    buffer = memoryview(bytearray(_READ))
     while True:
-        size = connection.recv_into(buffer)
+        size = connection.recv_into(incoming.room())
         if not size:
             return
-        data = bytes(buffer[:size])
-        for kind, ticket, count, payload in reader.feed(data):
+        for kind, ticket, count, payload in incoming.took(size):
             if kind in {ROWS, EXPLAIN} and model is not None:
                 connection.sendall(model.answer(kind, ticket, count, payload))
             elif kind == HELLO:
                 try:
-                    model = Loaded(payload, count)
+                    model = Loaded(bytes(payload), count)
                 except KilterError as error:
                     connection.sendall(frame(REFUSED, ticket, 0, str(error).encode()))
                     return
