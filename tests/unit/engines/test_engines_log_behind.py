@@ -31,14 +31,14 @@ def test_the_disk_is_asked_each_step_and_not_for_every_record(tmp_path, monkeypa
         if log._behind._running is not None:
             log._behind._running.result()
     log.close()
-    assert 4 <= len(asked) <= 10
-    assert asked[0] >= 2 << 20
+    assert 3 <= len(asked) <= 5
+    assert asked[0] >= 4 << 20
     assert [position for position, _ in Log.open(tmp_path, readonly=True).read()] == positions
 
 
 def test_a_log_that_waits_for_the_disk_itself_is_not_followed(tmp_path):
     log = Log.open(tmp_path, fsync=True)
-    for _ in range(3):
+    for _ in range(5):
         log.append(MEGABYTE)
     assert log._behind._thread is None
     log.close()
@@ -65,7 +65,7 @@ def test_syncing_says_what_failed_before(tmp_path, monkeypatch):
     log = Log.open(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(os, "fdatasync", lambda _descriptor: os.fsync(1 << 20))
-        for _ in range(3):
+        for _ in range(5):
             log.append(MEGABYTE)
         log._behind._running.exception()
     with pytest.raises(Unavailable):

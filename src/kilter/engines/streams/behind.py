@@ -6,7 +6,7 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
-_STEP = 2 << 20
+_STEP = 4 << 20
 
 
 class Behind:
