@@ -12,6 +12,10 @@ from pathlib import Path
 import grimp
 import pytest
 
+from kilter.data.declare import Table
+from kilter.loop.remote import RemoteKilter
+from kilter.testing.server import RunningServer
+
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "kilter"
 LONGEST = 800
@@ -20,7 +24,7 @@ FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "manager", "manager
 HEAVY = {
     "aio_pika": ("kilter.engines.streams.rabbitmq",),
     "aiormq": ("kilter.engines.streams.rabbitmq",),
-    "alembic": ("kilter.engines.sql",),
+    "alembic": ("kilter.engines.sql.migrations",),
     "apprise": ("kilter.engines.notify",),
     "jwt": ("kilter.governance.oidc",),
     "boto3": ("kilter.engines.streams.kinesis",),
@@ -28,7 +32,7 @@ HEAVY = {
     "catboost": ("kilter.packaging",),
     "confluent_kafka": ("kilter.engines.streams.kafka",),
     "cryptography": ("kilter.packaging.export", "kilter.serving.edge"),
-    "deltalake": ("kilter.engines.tables",),
+    "deltalake": ("kilter.engines.tables.delta", "kilter.engines.tables.paths"),
     "granian": ("kilter.server",),
     "h2": ("kilter.serving.grpc",),
     "google": ("kilter.engines.streams.pubsub", "kilter.serving.grpc", "kilter.tracking.history.messages"),
@@ -38,6 +42,7 @@ HEAVY = {
     "lightgbm": ("kilter.packaging",),
     "litestar": ("kilter.server",),
     "lmdb": ("kilter.engines.online",),
+    "markdown_it": ("kilter.server.ui.notes",),
     "mcp": ("kilter.operations.mcp",),
     "nats": ("kilter.engines.streams.jetstream",),
     "onnx": ("kilter.packaging",),
@@ -65,6 +70,23 @@ HEAVY = {
     "yaml": ("kilter.packaging.mlmodel", "kilter.tracking.history.mlflow_folder"),
 }
 """Packages that only a part of the house may import."""
+
+LATE = {
+    "alembic": "a store of an older schema",
+    "arro3": "the first table",
+    "attr": "nobody: Litestar loads it by itself where it is installed",
+    "deltalake": "the first table",
+    "lightgbm": "a training, or a model that is loaded",
+    "markdown_it": "the first note on a page",
+    "onnxruntime": "a model that is loaded",
+    "pandas": "nobody",
+    "pyarrow": "the first answer in Arrow",
+    "pydantic": "nobody: Litestar loads it by itself where it is installed",
+    "rich": "a person at a terminal",
+    "scipy": "a training",
+    "sklearn": "a training, or a model that is loaded",
+}
+"""Packages that a server has not loaded before something asks for them, and what does. They stay with the process from then on."""
 
 
 @cache
@@ -135,6 +157,29 @@ def test_a_heavy_package_is_imported_in_its_place_only(package: str) -> None:
         return
     importers = graph().find_modules_that_directly_import(package)
     assert [name for name in sorted(importers) if not name.startswith(HEAVY[package])] == []
+
+
+@pytest.mark.slow
+def test_a_server_that_tracks_runs_has_loaded_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    with RunningServer(tmp_path / "store", PYTHONPROFILEIMPORTTIME="1") as server:
+        started = _loaded(server)
+        with RemoteKilter(server.url, server.token) as house:
+            house.runs.start("first", params={"depth": 3})
+            tracked = _loaded(server)
+            house.data.declare(Table("flights", key="id", time="at"))
+            house.data.append("flights", [{"id": "a", "at": "2013-03-01T00:00:00Z"}])
+            house.data.flush("flights")
+        flushed = _loaded(server)
+    assert {"litestar", "sqlalchemy"} <= started
+    assert {name: LATE[name] for name in sorted(started & LATE.keys())} == {}
+    assert {name: LATE[name] for name in sorted(tracked & LATE.keys())} == {}
+    assert "deltalake" in flushed
+
+
+def _loaded(server: RunningServer) -> set[str]:
+    """The packages that it has loaded, as the interpreter says on its standard error."""
+    lines = [line.rpartition("|")[2].strip() for line in server.log.read_text().splitlines() if "import time:" in line]
+    return {name.partition(".")[0] for name in lines}
 
 
 def python_files() -> list[Path]:

@@ -28,7 +28,8 @@ from kilter.data.requests import Requests
 from kilter.data.schema import Given, nearest, read_frame, read_rows
 from kilter.engines.sql.database import Database
 from kilter.engines.streams.log import Log
-from kilter.engines.tables.store import TableStore, collecting
+from kilter.engines.tables.failures import collecting
+from kilter.engines.tables.store import TableStore
 from kilter.journal.service import Journal
 from kilter.operations.table import operation
 

@@ -18,6 +18,7 @@ from kilter.core.errors import NotFound, Unavailable
 from kilter.data.service import DataService
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.online.store import OnlineStore
+from kilter.engines.sql import tables as _leases  # noqa: F401 - who opens a workspace knows all tables, and makes a new store at once
 from kilter.engines.sql.database import Database
 from kilter.engines.streams.log import Log
 from kilter.engines.tables.store import TableStore
@@ -40,6 +41,7 @@ from kilter.loop.store import DEFAULT_STORE, Store
 from kilter.loop.tuning.service import StudyService
 from kilter.loop.versions.deployments import DeploymentService
 from kilter.monitoring.service import MonitorService
+from kilter.operations import tables as _remembered  # noqa: F401 - as the leases
 from kilter.operations.table import Registry, collect
 from kilter.registry.service import ModelService
 from kilter.release.service import ReleaseService

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, LargeBinary, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    event,
+)
 
+from kilter.core.clock import SystemClock
 from kilter.engines.sql.database import metadata
 from kilter.engines.sql.types import Json, UtcDateTime
 
@@ -19,6 +33,13 @@ experiments = Table(
     Column("deleted_at", UtcDateTime, nullable=True),
 )
 """Number 0 is named ``Default``, and is there from the beginning: clients of MLflow take it where nobody names one."""
+
+
+@event.listens_for(experiments, "after_create")
+def _make_default(_table: Table, connection: Connection, **_options: object) -> None:
+    now = SystemClock().now()
+    connection.execute(experiments.insert().values(id=0, name="Default", created_at=now, changed_at=now))
+
 
 experiment_tags = Table(
     "experiment_tags",

@@ -1,4 +1,4 @@
-"""The schema: made by the migrations, equal to the tables of the code, undone and made again."""
+"""The schema: made by the migrations or at once, the same both ways, undone and made again."""
 
 import importlib
 import os
@@ -16,8 +16,8 @@ import kilter
 from kilter.core.errors import Conflict
 from kilter.engines.sql.database import Database, metadata
 from kilter.engines.sql.migrations.draft import draft
-from kilter.engines.sql.migrations.upgrade import configuration, downgrade
-from kilter.engines.sql.migrations.versions import HEAD, REVISIONS
+from kilter.engines.sql.migrations.upgrade import configuration, downgrade, upgrade
+from kilter.engines.sql.migrations.versions import HEAD, REVISIONS, TABLES
 
 FIX = """
 The tables of the code and the migrations differ. These operations are missing: put them into a new step in
@@ -46,7 +46,7 @@ def shape(connection):
     """Everything that a database knows of its tables."""
     inspector = sa.inspect(connection)
     found = {}
-    for table in sorted(set(inspector.get_table_names()) - {"alembic_version"}):
+    for table in sorted(inspector.get_table_names()):
         found[table] = {
             "columns": [
                 (c["name"], str(c["type"]), c["nullable"], str(c["default"])) for c in inspector.get_columns(table)
@@ -60,19 +60,78 @@ def shape(connection):
     return found
 
 
+def rows(connection):
+    """What lies in the tables from the beginning; when it was put there is the store's own."""
+    tables = sa.MetaData()
+    tables.reflect(connection)
+    return {
+        name: [
+            {column: value for column, value in row.items() if not column.endswith("_at")}
+            for row in connection.execute(sa.select(table)).mappings()
+        ]
+        for name, table in tables.tables.items()
+    }
+
+
+def drop(store):
+    """Drop everything, whoever made it."""
+    with store.transaction() as connection:
+        tables = sa.MetaData()
+        tables.reflect(connection)
+        tables.drop_all(connection)
+
+
 def test_the_migrations_make_the_tables_of_the_code(store):
-    store.migrate()
+    upgrade(store)
     with store.reading() as connection:
         missing = draft(connection, metadata)
         assert not missing, FIX + missing
-        migrated = shape(connection)
-    with store.transaction() as connection:
-        metadata.drop_all(connection)
-        metadata.create_all(connection)
-        created = shape(connection)
+        migrated, first = shape(connection), rows(connection)
+    drop(store)
+    store.migrate()
+    with store.reading() as connection:
+        created, made = shape(connection), rows(connection)
     assert sorted(migrated) == sorted(created)
     for table, expected in created.items():
         assert migrated[table] == expected, f"{FIX}table {table}"
+    assert made == first
+    assert made["alembic_version"] == [{"version_num": HEAD}]
+    assert [row["id"] for row in made["experiments"]] == [0]
+
+
+def test_whoever_knows_all_tables_makes_a_new_store_without_alembic(empty_url):
+    assert len(metadata.tables) == TABLES, "write into versions/__init__.py how many tables there are now"
+    code = (
+        "import sys; from kilter.engines.sql.database import metadata; from kilter.loop.workspace import Database;"
+        "d = Database.open(sys.argv[1]); d.migrate(); d.close(); assert 'alembic' not in sys.modules;"
+        "print(*sorted(metadata.tables))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, empty_url], check=True, timeout=60, capture_output=True, text=True
+    )
+    assert ran.stdout.split() == sorted(metadata.tables)
+
+
+def test_whoever_knows_a_part_of_the_tables_makes_all_of_them(store, empty_url):
+    code = "import sys; from kilter.engines.sql.database import Database; Database.open(sys.argv[1]).migrate()"
+    subprocess.run([sys.executable, "-c", code, empty_url], check=True, timeout=60)
+    with store.reading() as connection:
+        assert draft(connection, metadata) == ""
+
+
+def test_a_new_store_is_made_whole_or_not_at_all(store, monkeypatch):
+    def fail(*_args, **_options):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("kilter.engines.sql.migrations.fresh._VERSIONS.create", fail)
+        with pytest.raises(ZeroDivisionError):
+            store.migrate()
+    with store.reading() as connection:
+        assert sa.inspect(connection).get_table_names() == []
+    store.migrate()
+    with store.reading() as connection:
+        assert draft(connection, metadata) == ""
 
 
 def test_up_and_down_and_up(store):
@@ -82,7 +141,7 @@ def test_up_and_down_and_up(store):
     assert len(first) > 10
     downgrade(store)
     with store.reading() as connection:
-        assert shape(connection) == {}
+        assert list(shape(connection)) == ["alembic_version"]
     store.migrate()
     with store.reading() as connection:
         assert shape(connection) == first
@@ -118,12 +177,18 @@ database.close()
 """
 
 
+KNOWING = f"import kilter.loop.workspace{MIGRATOR}"
+"""One that knows all tables, and makes them at once."""
+
+
 @pytest.mark.slow
-def test_processes_that_start_together_migrate_once(store, empty_url):
-    migrators = [subprocess.Popen([sys.executable, "-c", MIGRATOR, empty_url]) for _ in range(3)]
+@pytest.mark.parametrize("together", [(MIGRATOR,) * 3, (KNOWING,) * 3, (MIGRATOR, KNOWING, KNOWING)])
+def test_processes_that_start_together_migrate_once(store, empty_url, together):
+    migrators = [subprocess.Popen([sys.executable, "-c", code, empty_url]) for code in together]
     assert [migrator.wait(120) for migrator in migrators] == [0] * 3
     with store.reading() as connection:
         assert draft(connection, metadata) == ""
+        assert len(rows(connection)["experiments"]) == 1
 
 
 @pytest.mark.crash

@@ -15,7 +15,8 @@ from sqlalchemy.exc import ArgumentError
 
 from kilter.core.errors import Conflict, InvalidInput, Unavailable
 from kilter.engines.sql.failures import translated
-from kilter.engines.sql.migrations.versions import HEAD, REVISIONS
+from kilter.engines.sql.migrations.fresh import make
+from kilter.engines.sql.migrations.versions import HEAD, REVISIONS, TABLES
 from kilter.engines.sql.types import Json, UtcDateTime
 
 __all__ = ["Database", "Json", "UtcDateTime", "metadata"]
@@ -121,6 +122,8 @@ class Database:
     def migrate(self) -> None:
         """Bring the schema to the newest version; two processes that start together do it once.
 
+        A new store's is made at once where all rooms' tables are loaded, as a workspace has them; else the steps are gone through.
+
         Raises:
             Conflict: When the store's schema is newer than this code.
         """
@@ -129,7 +132,11 @@ class Database:
             return
         if revision is None:
             self._refuse_foreign()
-        # Alembic takes about a second to import, and is needed only when there is something to migrate.
+            if len(metadata.tables) == TABLES and make(self, metadata):
+                return
+            if self._revision() == HEAD:  # another process made it first
+                return
+        # Alembic is heavy, and is needed only when there is something to migrate.
         from kilter.engines.sql.migrations.upgrade import upgrade  # noqa: PLC0415
 
         upgrade(self)

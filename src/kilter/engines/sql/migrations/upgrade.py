@@ -9,10 +9,10 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
+from kilter.engines.sql.migrations.serial import serialise
+
 if TYPE_CHECKING:
     from kilter.engines.sql.database import Database
-
-_LOCK = 7_246_001
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
@@ -23,7 +23,7 @@ def upgrade(database: Database, revision: str = "head") -> None:
         revision: The target; the newest if not said.
     """
     with database.transaction() as connection:
-        _serialise(connection)
+        serialise(connection)
         command.upgrade(configuration(connection), revision)
 
 
@@ -35,7 +35,7 @@ def downgrade(database: Database, revision: str = "base") -> None:
         revision: The target; an empty store if not said.
     """
     with database.transaction() as connection:
-        _serialise(connection)
+        serialise(connection)
         command.downgrade(configuration(connection), revision)
 
 
@@ -45,9 +45,3 @@ def configuration(connection: sa.Connection) -> Config:
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
     return config
-
-
-def _serialise(connection: sa.Connection) -> None:
-    # SQLite has one writer anyway; PostgreSQL holds this lock until the commit.
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))

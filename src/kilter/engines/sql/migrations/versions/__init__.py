@@ -2,3 +2,6 @@
 
 REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 HEAD = REVISIONS[-1]
+
+TABLES = 69
+"""How many tables the newest schema has. Only a process that knows all of them may make a new store from what it knows."""
