@@ -18,7 +18,8 @@ from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped
 from kilter.core.errors import InvalidInput, KilterError
 from kilter.serving.answering.admission import with_parameters
 from kilter.serving.answering.rows import Given, RowReader
-from kilter.serving.front.intake import Answer, Intake, version_of
+from kilter.serving.front.exchange import Answer
+from kilter.serving.front.intake import Intake, version_of
 from kilter.serving.grpc.calls import Method, Turn
 from kilter.serving.grpc.messages import call_of, parsed
 from kilter.serving.grpc.schema import INFERENCE, classes

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from kilter.core.digests import digest
 from kilter.core.errors import InvalidInput
 from kilter.serving.answering.admission import terms_of
-from kilter.serving.front.intake import Answer, Call
+from kilter.serving.front.exchange import Answer, Call
 from kilter.serving.grpc.calls import Turn, seconds_of
 from kilter.serving.grpc.status import CallError, Code
 

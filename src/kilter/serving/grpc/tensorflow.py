@@ -14,7 +14,8 @@ from typing import Any, Final
 from kilter.core.errors import InvalidInput, NotFound
 from kilter.serving.answering.endpoint import Endpoint
 from kilter.serving.answering.rows import Given, RowReader
-from kilter.serving.front.intake import Answer, Intake, labelled
+from kilter.serving.front.exchange import Answer
+from kilter.serving.front.intake import Intake, labelled
 from kilter.serving.grpc.calls import Method, Turn
 from kilter.serving.grpc.messages import call_of, parsed
 from kilter.serving.grpc.schema import TENSORFLOW, classes

@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
+from kilter.serving.front.exchange import Answer
 from kilter.serving.front.http import JSON, Request
-from kilter.serving.front.intake import Answer
 from kilter.serving.protocols.bodies import CSV, NPY
 from kilter.serving.protocols.calls import send
 

@@ -11,8 +11,8 @@ import msgspec
 from kilter.core.digests import digest
 from kilter.core.errors import InvalidInput
 from kilter.serving.answering.admission import terms_of
+from kilter.serving.front.exchange import Answer, Call
 from kilter.serving.front.http import JSON, HttpError, Request
-from kilter.serving.front.intake import Answer, Call
 
 T = TypeVar("T")
 

@@ -19,8 +19,9 @@ import msgspec
 from kilter.core.errors import InvalidInput
 from kilter.serving.answering.admission import with_parameters
 from kilter.serving.answering.rows import Given, RowReader
+from kilter.serving.front.exchange import Answer
 from kilter.serving.front.http import HttpError, Request
-from kilter.serving.front.intake import Answer, Intake, version_of
+from kilter.serving.front.intake import Intake, version_of
 from kilter.serving.protocols.calls import call_of, decode, quoted, said, send
 from kilter.serving.protocols.models import Models
 from kilter.serving.protocols.routes import Route

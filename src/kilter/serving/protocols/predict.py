@@ -12,8 +12,9 @@ import msgspec
 
 from kilter.core.errors import InvalidInput
 from kilter.serving.answering.rows import Given, RowReader, made_up
+from kilter.serving.front.exchange import Answer
 from kilter.serving.front.http import HttpError, Request
-from kilter.serving.front.intake import Answer, Intake, version_of
+from kilter.serving.front.intake import Intake, version_of
 from kilter.serving.protocols.calls import call_of, decode, media_type, quoted, send
 from kilter.serving.protocols.routes import Route
 

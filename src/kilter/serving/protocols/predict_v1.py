@@ -14,8 +14,9 @@ import msgspec
 
 from kilter.core.errors import InvalidInput
 from kilter.serving.answering.rows import Given, RowReader
+from kilter.serving.front.exchange import Answer, Explanation
 from kilter.serving.front.http import Request
-from kilter.serving.front.intake import Answer, Explanation, Intake, labelled, version_of
+from kilter.serving.front.intake import Intake, labelled, version_of
 from kilter.serving.protocols.answers import listed
 from kilter.serving.protocols.bodies import Check, columns, instances, json_body
 from kilter.serving.protocols.calls import call_of, quoted, said, send

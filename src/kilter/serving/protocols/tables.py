@@ -8,8 +8,9 @@ from typing import Any
 
 from kilter.serving.answering.endpoint import Endpoint
 from kilter.serving.answering.rows import Given, RowReader
+from kilter.serving.front.exchange import Answer
 from kilter.serving.front.http import Request
-from kilter.serving.front.intake import Answer, Intake
+from kilter.serving.front.intake import Intake
 from kilter.serving.protocols.bodies import Check, json_body, table
 from kilter.serving.protocols.calls import call_of, media_type
 

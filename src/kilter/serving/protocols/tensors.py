@@ -20,7 +20,7 @@ from kilter.core.errors import InvalidInput, Unavailable
 from kilter.packaging.native import Buffer
 from kilter.packaging.records import Signature
 from kilter.serving.answering.rows import Given, RowReader, made_up, moment
-from kilter.serving.front.intake import Answer
+from kilter.serving.front.exchange import Answer
 from kilter.serving.records import Scalar, alike
 from kilter.serving.workers.frames import wide
 

@@ -13,8 +13,9 @@ import msgspec
 
 from kilter.core.errors import InvalidInput
 from kilter.serving.answering.rows import Given, RowReader
+from kilter.serving.front.exchange import Answer
 from kilter.serving.front.http import Request
-from kilter.serving.front.intake import Answer, Intake, version_of
+from kilter.serving.front.intake import Intake, version_of
 from kilter.serving.protocols.answers import listed, respond
 from kilter.serving.protocols.bodies import Check, instances
 from kilter.serving.protocols.calls import said, send
