@@ -12,10 +12,10 @@ import kilter
 from kilter.cli.main import main
 from kilter.testing.server import RunningServer
 
-JSON = {"content-type": "application/json"}
-
 pytest.importorskip("lightgbm")
 import lightgbm
+
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
