@@ -1,4 +1,4 @@
-"""Scorers: what outputs are judged by, kept by experiment and name, in versions."""
+"""Scorers: what outputs are judged by, kept by experiment and name, in versions. Points of logged models are found by their step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Make the tables, and the index."""
     op.create_table(
         "scorers",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -30,9 +30,15 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["scorer"], ["scorers.id"], name=op.f("fk_scorer_versions_scorer_scorers")),
         sa.PrimaryKeyConstraint("scorer", "version", name=op.f("pk_scorer_versions")),
     )
+    op.drop_index(op.f("ix_logged_model_metrics_model_name"), table_name="logged_model_metrics")
+    op.create_index(
+        op.f("ix_logged_model_metrics_model_name_step"), "logged_model_metrics", ["model", "name", "step"], unique=False
+    )
 
 
 def downgrade() -> None:
     """Drop them: the scorers go with them."""
+    op.drop_index(op.f("ix_logged_model_metrics_model_name_step"), table_name="logged_model_metrics")
+    op.create_index(op.f("ix_logged_model_metrics_model_name"), "logged_model_metrics", ["model", "name"], unique=False)
     op.drop_table("scorer_versions")
     op.drop_table("scorers")
