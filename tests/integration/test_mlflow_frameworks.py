@@ -51,7 +51,8 @@ def test_keras(mlflow, client):
         "loss": 3,
         "val_loss": 3,
     }
-    assert (run.data.params["epochs"], run.data.params["optimizer_name"]) == ("3", "adam")
+    assert run.data.params["epochs"] == "3"
+    assert run.data.params["optimizer_name"].startswith("adam")  # numbered, from the second of a process on
     (made,) = client.search_logged_models([run.info.experiment_id])
     assert made.status == "READY"
     # the client says the first points twice, with the model once it has one: they are there once
