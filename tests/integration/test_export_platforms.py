@@ -4,14 +4,18 @@ import json
 import re
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 import kilter
 from kilter.cli.main import main
+from kilter.testing.server import RunningServer
 
 pytest.importorskip("lightgbm")
 import lightgbm
+
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +152,20 @@ def test_vertex_is_told_routes_that_the_container_speaks(exported):
     resources = deployed["dedicatedResources"]
     assert resources.keys() == {"machineSpec", "minReplicaCount", "maxReplicaCount"}
     assert 1 <= resources["minReplicaCount"] <= resources["maxReplicaCount"]
+
+
+def test_a_registry_that_speaks_as_vertex_takes_what_is_exported(exported, tmp_path):
+    body = (exported("vertex") / "upload-model.json").read_bytes()
+    (alias,) = json.loads(body)["model"]["versionAliases"]
+    assert re.fullmatch("[a-z][a-zA-Z0-9-]{0,126}[a-z0-9]", alias)  # what v1.Model says of them
+    place = "/v1/projects/p/locations/l"
+    with RunningServer(tmp_path / "registry") as server, httpx.Client(base_url=server.url) as client:
+        uploaded = client.post(f"{place}/models:upload", content=body, headers=JSON)
+        assert uploaded.status_code == 200, uploaded.text
+        name = uploaded.json()["response"]["model"].rpartition("/")[2]
+        kept = client.get(f"{place}/models/{name}@{alias}").json()
+    assert kept["versionAliases"] == ["default", alias]
+    assert kept["containerSpec"] == json.loads(body)["model"]["containerSpec"]
 
 
 def test_azure_is_told_in_yaml(exported):

@@ -51,6 +51,9 @@ class AssessmentOperations:
         with self._database.transaction() as connection:
             require(connection, trace, lock=True)
             row = row_of(assessment, trace, now)
+            if not assessment.id:
+                # They are listed by the millisecond and then by the id: two that were said in one stay in their order.
+                row["id"] = f"a-{int(self._clock.now().timestamp() * 1_000_000):016x}{secrets.token_hex(8)}"
             if assessment.overrides:
                 of = (assessments.c.trace == trace) & (assessments.c.id == assessment.overrides)
                 if not connection.execute(assessments.update().where(of).values(valid=False)).rowcount:
@@ -147,7 +150,7 @@ def row_of(said: Assessment, trace: str, now: int, place: int | None = None) -> 
         said: The assessment.
         trace: What it is about.
         now: When it is kept, in milliseconds since 1970.
-        place: Where it stands among those that came with its trace; the same one sent again then has the same id.
+        place: Where it stands among those that came with its trace: the same one sent again then has the same id.
 
     Raises:
         InvalidInput: When it has no name, or a value that can't be kept.
@@ -166,9 +169,7 @@ def row_of(said: Assessment, trace: str, now: int, place: int | None = None) -> 
     created = said.created_ms if said.created_ms is not None else now
     number, numeric = _number(said.value)
     identity = said.id
-    if not identity and place is None:
-        identity = f"a-{secrets.token_hex(16)}"
-    elif not identity:
+    if not identity:
         identity = f"a-{digest_json([trace, said.name, said.kind, value, said.source, said.span, created, place])[:32]}"
     return {
         "id": identity,

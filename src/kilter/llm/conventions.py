@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kilter.llm.records import UNKNOWN
+from kilter.llm.records import UNKNOWN, Span
 from kilter.llm.usage import CACHED, COSTS, TOKENS, dollars
 
 INPUTS = "mlflow.spanInputs"
@@ -23,6 +23,8 @@ MODEL = "mlflow.llm.model"
 PROVIDER = "mlflow.llm.provider"
 REQUEST = "mlflow.traceRequestId"
 TAG = "mlflow.traceTag."
+SERVICE = "service.name"
+_UNNAMED = "unknown_service"
 
 _KINDS: tuple[tuple[str, Mapping[str, str]], ...] = (
     (
@@ -178,11 +180,15 @@ def user_of(attributes: Mapping[str, Any]) -> str | None:
     return _word(_first(attributes, _USERS), 250)
 
 
-def completed(attributes: Mapping[str, Any], trace: str) -> dict[str, Any]:
-    """Return a span's attributes with those beside them by which MLflow's clients and pages know what it means."""
-    found = meaning(attributes)
+def completed(span: Span) -> dict[str, Any]:
+    """Return a span's attributes with those beside them by which MLflow's clients and pages know what it means.
+
+    A span of MLflow knows nothing of who recorded it: the root says the service's name, if somebody gave it one.
+    """
+    attributes, found = span.attributes, meaning(span.attributes)
+    service = span.resource.get(SERVICE) if span.parent is None else None
     beside = {
-        REQUEST: trace,
+        REQUEST: span.trace,
         TYPE: found.type,
         INPUTS: found.inputs,
         OUTPUTS: found.outputs,
@@ -190,6 +196,7 @@ def completed(attributes: Mapping[str, Any], trace: str) -> dict[str, Any]:
         COST: found.cost or None,
         MODEL: found.model,
         PROVIDER: found.provider,
+        SERVICE: None if str(service).startswith(_UNNAMED) else service,
     }
     whole = dict(attributes)
     for name, value in beside.items():

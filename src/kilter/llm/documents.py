@@ -168,7 +168,7 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(span: Span) -> dict[str, Any]:
-    attributes = completed(span.attributes, span.trace)
+    attributes = completed(span)
     return {
         "trace_id": _base64(span.trace.removeprefix("tr-")),
         "span_id": _base64(span.id),

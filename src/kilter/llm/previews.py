@@ -20,7 +20,9 @@ def preview(value: Any, role: str) -> str | None:
     """
     if value is None:
         return None
-    text = _message(decoded(value), role) or (value if isinstance(value, str) else msgspec.json.encode(value).decode())
+    # A text within quotes, as MLflow's clients write it of the traces that they send: one list shows both.
+    found = decoded(value)
+    text = _message(found, role) or (value if found is not value else msgspec.json.encode(value).decode())
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 

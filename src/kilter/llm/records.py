@@ -295,3 +295,29 @@ class Upserted(msgspec.Struct, frozen=True, kw_only=True):
 
     inserted: int
     updated: int
+
+
+class Scorer(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of what outputs are judged by.
+
+    Args:
+        id: The scorer's, the same for all of its versions.
+        experiment: The number of the experiment that it judges.
+        name: What people call it.
+        version: Counted from 1, and never given twice.
+        text: The scorer itself, as the client that registered it writes it: a JSON object.
+        created_ms: When this version came, in milliseconds since 1970.
+    """
+
+    id: str
+    experiment: int
+    name: str
+    version: int
+    text: str
+    created_ms: int
+
+
+class ScorerList(msgspec.Struct, frozen=True, kw_only=True):
+    """Versions of scorers."""
+
+    scorers: tuple[Scorer, ...]

@@ -177,3 +177,22 @@ dataset_records = Table(
     Index(None, "dataset", "inputs_digest", unique=True),
 )
 """The same inputs are the same record."""
+
+scorers = Table(
+    "scorers",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("experiment", ForeignKey("experiments.id"), nullable=False),
+    Column("name", String(250), nullable=False),
+    Column("newest", BigInteger, nullable=False),
+    Index(None, "experiment", "name", unique=True),
+)
+
+scorer_versions = Table(
+    "scorer_versions",
+    metadata,
+    Column("scorer", ForeignKey("scorers.id"), primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("text", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+)

@@ -11,6 +11,7 @@ from kilter.features.answers import AnswerService
 from kilter.features.service import FeatureService
 from kilter.governance.service import PeopleService
 from kilter.llm.datasets import EvaluationDatasetService
+from kilter.llm.scorers import ScorerService
 from kilter.llm.service import TraceService
 from kilter.loop.events import JournalService
 from kilter.loop.experiments import ExperimentService
@@ -152,6 +153,11 @@ class Kilter(Protocol):
         """Datasets that they are judged by."""
         ...
 
+    @property
+    def scorers(self) -> ScorerService:
+        """Scorers that clients keep with their experiments."""
+        ...
+
     def close(self) -> None:
         """Let go of everything."""
         ...
@@ -191,6 +197,7 @@ SERVICES: dict[str, type] = {
     "people": PeopleService,
     "traces": TraceService,
     "datasets": EvaluationDatasetService,
+    "scorers": ScorerService,
 }
 """Noun to service class: the table from which HTTP, the client, the command line and MCP are derived."""
 
@@ -323,6 +330,11 @@ class RemoteKilter:
     def datasets(self) -> EvaluationDatasetService:
         """Datasets that they are judged by."""
         return self._service("datasets", EvaluationDatasetService)
+
+    @cached_property
+    def scorers(self) -> ScorerService:
+        """Scorers that clients keep with their experiments."""
+        return self._service("scorers", ScorerService)
 
     def close(self) -> None:
         """Close the connection."""

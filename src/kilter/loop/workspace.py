@@ -28,6 +28,7 @@ from kilter.features.service import FeatureService
 from kilter.governance.service import PeopleService
 from kilter.journal.service import Journal
 from kilter.llm.datasets import EvaluationDatasetService
+from kilter.llm.scorers import ScorerService
 from kilter.llm.service import TraceService
 from kilter.loop.events import JournalService
 from kilter.loop.experiments import ExperimentService
@@ -292,6 +293,11 @@ class Workspace:
     def datasets(self) -> EvaluationDatasetService:
         """Datasets that they are judged by."""
         return EvaluationDatasetService(self.database, self.clock)
+
+    @cached_property
+    def scorers(self) -> ScorerService:
+        """Scorers that clients keep with their experiments."""
+        return ScorerService(self.database, self.clock)
 
     def registry(self) -> Registry:
         """Return the table of operations over these services."""

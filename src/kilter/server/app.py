@@ -23,6 +23,7 @@ from kilter.engines.sql.database import Database
 from kilter.governance.oidc import Provider
 from kilter.governance.service import PeopleService
 from kilter.llm.datasets import EvaluationDatasetService
+from kilter.llm.scorers import ScorerService
 from kilter.llm.service import TraceService
 from kilter.loop.openlineage.service import LineageService
 from kilter.loop.openlineage.shipping import Shipper, destination
@@ -176,6 +177,7 @@ def _beside(router: App, parts: Parts, pool: Pool, targets: Targets) -> App:
         _of(TraceService, services.get("traces")),
         _of(EvaluationDatasetService, services.get("datasets")),
         None if models is None or deployed is None else Exported(models, deployed.objects),
+        _of(ScorerService, services.get("scorers")),
     )
     wire = Wire(rooms, pool, targets)
     spans = None if rooms.traces is None else Spans(rooms.traces, pool, targets)

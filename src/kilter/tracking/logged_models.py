@@ -316,29 +316,42 @@ def make_model(
     upsert(connection, logged_files, rows)
 
 
+_POINT = ("model", "run", "name", "step", "value", "at", "dataset", "dataset_digest")
+"""What tells one point of a model from another."""
+
+
 def write_model_metrics(connection: sa.Connection, model: str, found: Sequence[ModelMetric]) -> None:
-    """Write what a run measured of a model, in the caller's transaction.
+    """Write what a run measured of a model, in the caller's transaction; the same point, sent again, is there once.
+
+    MLflow's autologging says what it measured before it had a model again with the model.
 
     Raises:
         NotFound: When there is no such model.
     """
     one_model(connection, model)
-    connection.execute(
-        logged_metrics.insert(),
-        [
-            {
-                "model": model,
-                "run": one.run,
-                "name": one.point.name,
-                "step": one.point.step,
-                "value": stored(one.point.number),
-                "at": one.point.at,
-                "dataset": one.dataset,
-                "dataset_digest": one.dataset_digest,
-            }
-            for one in found
-        ],
+    rows = {
+        (
+            model,
+            one.run,
+            one.point.name,
+            one.point.step,
+            stored(one.point.number),
+            one.point.at,
+            one.dataset,
+            one.dataset_digest,
+        ): None
+        for one in found
+    }
+    steps = [one.point.step for one in found]
+    of = sa.select(*(logged_metrics.c[name] for name in _POINT)).where(
+        logged_metrics.c.model == model,
+        logged_metrics.c.name.in_({one.point.name for one in found}),
+        logged_metrics.c.step.between(min(steps, default=0), max(steps, default=0)),
     )
+    there = {tuple(row) for row in connection.execute(of)}
+    new = [dict(zip(_POINT, row, strict=True)) for row in rows if row not in there]
+    if new:
+        connection.execute(logged_metrics.insert(), new)
 
 
 # ---------------------------------------------------------------- within

@@ -223,7 +223,7 @@ logged_metrics = Table(
     Column("at", UtcDateTime, nullable=False),
     Column("dataset", String(500), nullable=False),
     Column("dataset_digest", String(64), nullable=False),
-    Index(None, "model", "name"),
+    Index(None, "model", "name", "step"),
 )
 """What runs measured of a model, on which data."""
 

@@ -18,7 +18,9 @@ from kilter.core.clock import ManualClock
 from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
+from kilter.llm.conventions import completed
 from kilter.llm.filters import clauses
+from kilter.llm.previews import preview
 from kilter.llm.records import Aggregation, Assessment, Span, SpanEvent, SpanLink, TraceInfo
 from kilter.llm.service import TraceService
 from kilter.llm.tables import spans
@@ -124,7 +126,7 @@ def test_spans_in_any_order_and_any_number_of_times_make_one_trace(traces: Trace
         assert info.usage == {"input_tokens": 10, "output_tokens": 1, "total_tokens": 11}
         assert info.cost["total_cost"] == 0.5
         assert info.metadata == {"mlflow.trace.user": "ann"}
-    assert seen == {("OK", "root", START, 220, 3, "s", '{"q":1}', "a")}
+    assert seen == {("OK", "root", START, 220, 3, "s", '{"q":1}', '"a"')}
     again = traces.ingest(
         [Span(**{**{name: getattr(one, name) for name in one.__struct_fields__}, "trace": trace}) for one in sent]
     )
@@ -377,6 +379,36 @@ def test_an_assessment_overrides_and_comes_back(traces: TraceService) -> None:
     for bad in (Assessment(name=" ", kind="feedback"), Assessment(name="x", kind="feedback", source_type="ROBOT")):
         with pytest.raises(InvalidInput):
             traces.assess(ONE, bad)
+
+
+def test_what_is_said_in_one_millisecond_stays_in_its_order(traces: TraceService, clock: ManualClock) -> None:
+    traces.ingest([span(ONE, 1)])
+    for place in range(20):
+        traces.assess(ONE, Assessment(name=f"said {place}", kind="feedback", value=place))
+        clock.advance(timedelta(microseconds=3))
+    info = traces.info(ONE)
+    assert len({one.created_ms for one in info.assessments}) == 1
+    assert [one.value for one in info.assessments] == list(range(20))
+
+
+def test_the_root_says_which_service_recorded_it() -> None:
+    named = {"service.name": "shop"}
+    assert completed(span(ONE, 1, resource=named))["service.name"] == "shop"
+    assert completed(span(ONE, 1, resource=named, attributes={"service.name": "own"}))["service.name"] == "own"
+    for other in (
+        span(ONE, 2, 1, resource=named),
+        span(ONE, 1),
+        span(ONE, 1, resource={"service.name": "unknown_service:py"}),
+    ):
+        assert "service.name" not in completed(other)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("Bye!", '"Bye!"'), ('{"q": 1}', '{"q": 1}'), ([{"role": "user", "content": "hi"}], "hi"), (5, "5"), (None, None)],
+)
+def test_previews_are_those_of_mlflows_clients(value: object, shown: str | None) -> None:
+    assert preview(value, "user") == shown
 
 
 def test_a_judgement_of_a_session_counts_for_its_traces(traces: TraceService) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from hypothesis import given
@@ -194,6 +195,17 @@ def test_inputs_and_logged_models(runs: RunService, tmp_path: Path) -> None:
         runs.log_inputs(run.id, models=[ModelUse(model="m-none", role="input")])
     point = MetricPoint(name="acc", value=0.9, at=run.started_at)
     runs.log_batch(run.id, [point], of_models={model.id: [ModelMetric(point=point, run=run.id, dataset="rows")]})
+    again = [ModelMetric(point=point, run=run.id, dataset="rows"), ModelMetric(point=point, run=run.id)] * 2
+    for _ in range(2):
+        runs.log_batch(run.id, [], of_models={model.id: again})
+    said = [(one.point.name, one.dataset) for one in runs.logged_model(model.id).metrics]
+    assert said == [("acc", "rows"), ("acc", "")]  # the same point is there once; of other data it is another
+    runs.log_batch(
+        run.id,
+        [],
+        of_models={model.id: [ModelMetric(point=msgspec.structs.replace(point, name="odd", value="NaN"))] * 2},
+    )
+    assert len(runs.logged_model(model.id).metrics) == 3
     with pytest.raises(NotFound, match="logged model"):
         runs.log_batch(run.id, [MetricPoint(name="b", value=1.0)], of_models={"m-none": [ModelMetric(point=point)]})
     assert runs.get(run.id).metric("b") is None  # all or none

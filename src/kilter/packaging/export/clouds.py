@@ -63,7 +63,8 @@ def vertex_files(endpoint: Exposed, sizing: Sizing) -> dict[str, bytes]:
     upload = {
         "model": {
             "displayName": endpoint.name,
-            "versionAliases": [f"v{endpoint.version}"],
+            # "v7" would name a version itself, which Kilter's registry refuses as an alias, under Vertex AI's words too
+            "versionAliases": [f"version-{endpoint.version}"],
             "labels": {"managed-by": "kilter"},
             "containerSpec": {
                 "imageUri": image_of(endpoint, sizing),

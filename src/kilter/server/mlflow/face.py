@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from kilter.llm.datasets import EvaluationDatasetService
+from kilter.llm.scorers import ScorerService
 from kilter.llm.service import TraceService
 from kilter.operations.identity import Identity, asked_by
 from kilter.operations.table import ROLES, Role
@@ -24,7 +25,7 @@ from kilter.server.mlflow.fetching import Fetching, is_fetched
 from kilter.server.mlflow.fields import Fields, Query
 from kilter.server.mlflow.histories import Histories
 from kilter.server.mlflow.hot import Hot
-from kilter.server.mlflow.llm import READING, calls_of_3, traces_of_2
+from kilter.server.mlflow.llm import READING, calls_of_3, calls_of_scorers, traces_of_2
 from kilter.server.mlflow.models import Models
 from kilter.server.mlflow.multipart import MULTIPART
 from kilter.server.mlflow.problems import INVALID, Refused, answer_of
@@ -157,6 +158,7 @@ class Rooms:
         traces: Traces of applications on language models.
         datasets: Datasets that they are judged by.
         exported: Registered versions as MLflow models.
+        scorers: Scorers that applications are judged by.
     """
 
     runs: RunService
@@ -164,6 +166,7 @@ class Rooms:
     traces: TraceService | None = None
     datasets: EvaluationDatasetService | None = None
     exported: Exported | None = None
+    scorers: ScorerService | None = None
 
 
 class Wire:
@@ -185,7 +188,9 @@ class Wire:
         of = Runs(runs, about)
         self._table = table(runs, about, of, self._artifacts, rooms.models)
         self._of_2 = Table(traces_of_2(runs, traces) if traces is not None else {})
-        self._of_3 = Table(calls_of_3(runs, traces, datasets) if traces is not None and datasets is not None else {})
+        of_3 = calls_of_3(runs, traces, datasets) if traces is not None and datasets is not None else {}
+        of_scorers = {} if rooms.scorers is None else calls_of_scorers(runs, rooms.scorers)
+        self._of_3 = Table({**of_3, **of_scorers})
         self._hot = Hot(of)
         self._fixed = {
             "/version": (VERSION.encode(), _TEXT),

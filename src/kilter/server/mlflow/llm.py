@@ -1,4 +1,4 @@
-"""The table of MLflow's calls for applications on language models: traces, assessments and evaluation datasets."""
+"""The table of MLflow's calls for applications on language models: traces, assessments, evaluation datasets and scorers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kilter.llm.datasets import EvaluationDatasetService
+from kilter.llm.scorers import ScorerService
 from kilter.llm.service import TraceService
 from kilter.server.mlflow.assessments import Assessments
 from kilter.server.mlflow.datasets import Datasets
 from kilter.server.mlflow.experiments import Experiments
+from kilter.server.mlflow.scorers import Scorers
 from kilter.server.mlflow.traces import Traces
 from kilter.server.mlflow.traces_of_2 import TracesOf2
 from kilter.tracking.service import RunService
@@ -75,4 +77,18 @@ def calls_of_3(runs: RunService, service: TraceService, of_datasets: EvaluationD
         "/datasets/{id}/experiment-ids": {"GET": datasets.experiments},
         "/datasets/{id}/add-experiments": {"POST": datasets.add_experiments},
         "/datasets/{id}/remove-experiments": {"POST": datasets.remove_experiments},
+    }
+
+
+def calls_of_scorers(runs: RunService, service: ScorerService) -> Calls:
+    """Return the calls about scorers, of version 3.0 of the wire."""
+    scorers = Scorers(service, Experiments(runs))
+    return {
+        "/scorers/register": {"POST": scorers.register},
+        "/scorers/list": {"GET": scorers.list},
+        "/scorers/versions": {"GET": scorers.versions},
+        "/scorers/get": {"GET": scorers.get},
+        "/scorers/delete": {"DELETE": scorers.delete},
+        "/scorers/online-configs": {"GET": scorers.schedules},
+        "/scorers/online-config": {"PUT": scorers.schedule},
     }

@@ -69,7 +69,7 @@ def span_of(span: Span) -> dict[str, Any]:
         "name": span.name,
         "kind": f"SPAN_KIND_{span.kind}",
         "start_time_unix_nano": span.start_ns,
-        "attributes": _pairs(completed(span.attributes, span.trace)),
+        "attributes": _pairs(completed(span)),
         "events": [
             {"name": one.name, "time_unix_nano": one.at_ns, "attributes": _pairs(one.attributes)} for one in span.events
         ],

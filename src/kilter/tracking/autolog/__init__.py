@@ -20,9 +20,9 @@ FRAMEWORKS = {
     "lightning": "lightning.pytorch",
     "pytorch_lightning": "pytorch_lightning",
     "keras": "keras",
-    "transformers": "transformers",
+    "transformers": "transformers.trainer",
 }
-"""What is known, and the module whose import makes it ready. The tests fit with the first three."""
+"""What is known, and the module whose import makes it ready."""
 
 
 def autolog(

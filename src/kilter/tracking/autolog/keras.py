@@ -1,7 +1,8 @@
-"""Keras 3: ``Model.fit``. Not covered by the tests, which have no Keras."""
+"""Keras 3: ``Model.fit``, on any backend."""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,8 +10,6 @@ from typing import Any
 from kilter.tracking.autolog.patches import Session, complain, current, metric_name, patch
 
 _SIMPLE = ("epochs", "batch_size", "steps_per_epoch", "validation_split")
-_CALLBACKS = 5
-"""The place of ``callbacks`` among the arguments of ``fit``, the model itself counted."""
 
 
 def prepare(keras: ModuleType) -> None:
@@ -31,8 +30,11 @@ def prepare(keras: ModuleType) -> None:
                 complain(problem)
 
     def begin(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Session | None, tuple[Any, ...], dict[str, Any]]:
-        if current() is not None or len(given) > _CALLBACKS:
+        if current() is not None:
             return None, given, named
+        # By name from here on: callbacks stand far back among the arguments, and one is added to them.
+        bound = accepted.bind(*given, **named).arguments
+        given, named = given[:1], {name: value for name, value in bound.items() if name != "self"}
         session = Session(type(given[0]).__name__, "keras")
         session.params({name: named[name] for name in _SIMPLE if name in named})
         optimizer = getattr(given[0], "optimizer", None)
@@ -42,6 +44,7 @@ def prepare(keras: ModuleType) -> None:
         named["callbacks"] = [*(kept if isinstance(kept, list | tuple) else [kept]), Callback(session)]
         return session, given, named
 
+    accepted = inspect.signature(keras.Model.fit)
     patch(keras.Model, "fit", begin, _done)
 
 

@@ -1,7 +1,8 @@
-"""PyTorch Lightning: ``Trainer.fit``. Not covered by the tests, which have no Lightning."""
+"""PyTorch Lightning: ``Trainer.fit``, of ``lightning`` and of ``pytorch_lightning``."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -30,27 +31,37 @@ def prepare(lightning: ModuleType) -> None:
 
 def _callback(lightning: ModuleType) -> Callable[[Session], Any]:
     class Callback(lightning.Callback):  # type: ignore[misc,name-defined]  # the class of an optional package
-        """Logs what the module logs, at the end of each epoch and every few batches."""
+        """Logs what the module logs: of batches every few steps, of validations and epochs at their end.
+
+        The trainer shows all values together, those of the last validation among those of each batch. A value belongs to where it
+        appeared first, and is logged there only; what batches say is logged at the end of an epoch too, where it was not yet.
+        """
 
         def __init__(self, session: Session) -> None:
             super().__init__()
             self._session = session
+            self._from: dict[str, str] = {}
+            self._logged: dict[str, int] = {}
 
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-            if trainer.global_step % max(trainer.log_every_n_steps, 1) == 0:
-                self._log(trainer)
-
-        def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
-            self._log(trainer)
+            self._log(trainer, "batch", now=trainer.global_step % max(trainer.log_every_n_steps, 1) == 0)
 
         def on_validation_epoch_end(self, trainer: Any, *_: Any) -> None:
             if not trainer.sanity_checking:
-                self._log(trainer)
+                self._log(trainer, "validation")
 
-        def _log(self, trainer: Any) -> None:
+        def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+            self._log(trainer, "epoch")
+            self._log(trainer, "batch", once=True)
+
+        def _log(self, trainer: Any, moment: str, *, now: bool = True, once: bool = False) -> None:
             try:
+                step = int(trainer.global_step)
                 for name, value in trainer.callback_metrics.items():
-                    self._session.run.metric(metric_name(str(name)), float(value), trainer.global_step)
+                    here = self._from.setdefault(str(name), moment) == moment
+                    if here and now and not (once and self._logged.get(str(name)) == step):
+                        self._logged[str(name)] = step
+                        self._session.run.metric(metric_name(str(name)), float(value), step)
             except Exception as problem:  # noqa: BLE001 - a training is never broken by us
                 complain(problem)
 
@@ -61,5 +72,13 @@ def _done(session: Session, _result: Any, given: tuple[Any, ...], _named: dict[s
     trainer = given[0]
     trainer.callbacks[:] = [one for one in trainer.callbacks if type(one).__module__ != __name__]
     best = getattr(getattr(trainer, "checkpoint_callback", None), "best_model_path", "")
-    if best and Path(best).is_file():
-        session.run.artifact(best, f"checkpoints/{Path(best).name}")
+
+    def save(path: Path) -> None:
+        if best and Path(best).is_file():
+            shutil.copyfile(best, path)
+        else:
+            trainer.save_checkpoint(path)
+
+    if not best and trainer.world_size > 1:
+        return  # a checkpoint is written by all processes together, and only this one is here
+    session.keep_model(save, "model.ckpt", **({"checkpoint": Path(best).name} if best else {}))

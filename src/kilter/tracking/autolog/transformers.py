@@ -1,4 +1,4 @@
-"""Hugging Face transformers: ``Trainer.train``. Not covered by the tests, which have no transformers."""
+"""Hugging Face transformers: ``Trainer.train``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import Any
 
 from kilter.tracking.autolog.patches import Session, complain, current, metric_name, patch
 
+_NOTHING = (None, "None")
 
-def prepare(_transformers: ModuleType) -> None:
-    """Stand beside ``train``; nothing is done before the program asks for the trainer, which is slow to load."""
-    from importlib import import_module  # noqa: PLC0415 - beside its only use
 
-    trainer = import_module("transformers.trainer")
-    callback = import_module("transformers.trainer_callback").TrainerCallback
+def prepare(trainer: ModuleType) -> None:
+    """Stand beside ``train``, of the module that has the trainer: a program that imports transformers without it loads no more."""
 
-    class Callback(callback):  # type: ignore[misc,valid-type]  # the class of an optional package
+    class Callback(trainer.TrainerCallback):  # type: ignore[misc,name-defined]  # the class of an optional package
         """Logs what the trainer logs."""
 
         def __init__(self, session: Session) -> None:
@@ -35,7 +33,8 @@ def prepare(_transformers: ModuleType) -> None:
         if current() is not None or not own.is_world_process_zero():
             return None, given, named
         session = Session(type(own.model).__name__, "transformers")
-        session.params({name: value for name, value in own.args.to_sanitized_dict().items() if value is not None})
+        # Nothing is spelled out as text there, by the hundred.
+        session.params({name: value for name, value in own.args.to_sanitized_dict().items() if value not in _NOTHING})
         own.add_callback(Callback(session))
         return session, given, named
 
