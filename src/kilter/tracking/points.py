@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
+from kilter.engines.sql.prepared import Prepared
 from kilter.tracking.columns import columns_of, microseconds, moment
 from kilter.tracking.records import MetricPoint, spelled
 from kilter.tracking.rows import restored, stored
@@ -15,6 +15,13 @@ from kilter.tracking.tables import blocks, metrics
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+_OF = (blocks.c.run == sa.bindparam("run"), blocks.c.name == sa.bindparam("name"))
+_ANY_BLOCK = Prepared(sa.select(blocks.c.id).where(*_OF).limit(sa.literal_column("1")), ["run", "name"])
+_BLOCKS = Prepared(
+    sa.select(blocks.c.after, blocks.c.points, blocks.c.data).where(*_OF).order_by(blocks.c.id), ["run", "name"]
+)
 
 
 class Series(NamedTuple):
@@ -33,8 +40,7 @@ class Series(NamedTuple):
 
 def has_blocks(connection: sa.Connection, run: str, name: str) -> bool:
     """Say whether some of a metric's points came in bulk: then rows alone are not all of them."""
-    chosen = sa.select(blocks.c.id).where(blocks.c.run == run, blocks.c.name == name).limit(1)
-    return connection.execute(chosen).first() is not None
+    return _ANY_BLOCK.first(connection, run, name) is not None
 
 
 def series(connection: sa.Connection, run: str, name: str) -> Series:
@@ -43,19 +49,16 @@ def series(connection: sa.Connection, run: str, name: str) -> Series:
 
     chosen = sa.select(metrics.c.id, metrics.c.step, metrics.c.value, metrics.c.at)
     rows = connection.execute(chosen.where(metrics.c.run == run, metrics.c.name == name).order_by(metrics.c.id)).all()
-    kept = connection.execute(
-        sa.select(blocks.c.after, blocks.c.points, blocks.c.data)
-        .where(blocks.c.run == run, blocks.c.name == name)
-        .order_by(blocks.c.id)
-    ).all()
+    kept = _BLOCKS.all(connection, run, name)
     parts: list[tuple[Any, Any, Any]] = []
     place = 0
-    for block in kept:
+    for after, points, data in kept:
         until = place
-        while until < len(rows) and rows[until].id <= block.after:
+        while until < len(rows) and rows[until].id <= after:
             until += 1
-        parts.append(_of_rows(rows[place:until]))
-        parts.append(columns_of(bytes(block.data), block.points))
+        if until > place:
+            parts.append(_of_rows(rows[place:until]))
+        parts.append(columns_of(bytes(data), points))
         place = until
     parts.append(_of_rows(rows[place:]))
     steps, values, times = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -99,19 +102,17 @@ def thin(found: Series, points: int, first: int | None, last: int | None) -> Ser
     return Series(*(column[low:high][newest] for column in found))
 
 
-def there(
+def in_blocks(
     connection: sa.Connection, run: str, name: str, least: int, greatest: int
-) -> set[tuple[int, float | None, datetime]]:
-    """Return which points a metric has between two steps: step, value as a column holds it, and moment."""
-    between = metrics.c.step.between(least, greatest)
-    of = (metrics.c.run == run) & (metrics.c.name == name) & between
-    rows = connection.execute(sa.select(metrics.c.step, metrics.c.value, metrics.c.at).where(of))
-    found = {tuple(row) for row in rows}
-    if has_blocks(connection, run, name):
-        every = series(connection, run, name)
-        inside = (every.steps >= least) & (every.steps <= greatest)
-        columns = (column[inside].tolist() for column in every)
-        found |= {(step, stored(value), moment(at)) for step, value, at in zip(*columns, strict=True)}
+) -> set[tuple[int, float | None, int]]:
+    """Return which points between two steps came in bulk: step, value as a column holds it, and microseconds since 1970."""
+    found: set[tuple[int, float | None, int]] = set()
+    for _, points, data in _BLOCKS.all(connection, run, name):
+        steps, values, times = columns_of(bytes(data), points)
+        inside = (steps >= least) & (steps <= greatest)
+        if inside.any():
+            columns = (column[inside].tolist() for column in (steps, values, times))
+            found |= {(step, stored(value), at) for step, value, at in zip(*columns, strict=True)}
     return found
 
 

@@ -28,6 +28,7 @@ from kilter.tracking.projection import ProjectionOperations
 from kilter.tracking.records import ExperimentRuns, MetricPoint, ModelMetric, Run, RunPage, Status, spelled
 from kilter.tracking.rows import filled, one_run, restored
 from kilter.tracking.tables import metrics, runs, tags, writes
+from kilter.tracking.together import Together
 from kilter.tracking.uploads import UploadOperations
 from kilter.tracking.writing import write_metrics, write_params, write_tags
 
@@ -492,6 +493,10 @@ class RunService(ExperimentOperations, InputOperations, UploadOperations, Projec
         )
 
     # ------------------------------------------------------------ within
+
+    def together(self) -> Together:
+        """Return what writes batches that come at once in one commit, for one thread."""
+        return Together(self._database, self._wall)
 
     def _first(self, connection: sa.Connection, run: str, key: str) -> bool:
         try:

@@ -32,7 +32,9 @@ T = TypeVar("T")
 PATIENCE = 3600.0
 """Seconds of silence from which a run counts as dead: MLflow's clients give no sign of life between two calls."""
 
-_NAME = "mlflow.runName"
+NAME = "mlflow.runName"
+"""The tag that is a run's name."""
+
 _USER = "mlflow.user"
 _MODELS = "mlflow.log-model.history"
 _HISTORY = 1_000_000
@@ -69,18 +71,18 @@ class Runs:
         experiment = self._experiments.active(fields.text("experiment_id") or "0")
         tags = _tags(fields)
         name = fields.text("run_name")
-        if name and tags.get(_NAME, name) != name:
+        if name and tags.get(NAME, name) != name:
             raise Refused(
                 INVALID,
                 "Both 'run_name' argument and 'mlflow.runName' tag are specified, but with different values "
-                f"(run_name='{name}', mlflow.runName='{tags[_NAME]}').",
+                f"(run_name='{name}', mlflow.runName='{tags[NAME]}').",
             )
-        name = name or tags.get(_NAME) or random_name()
+        name = name or tags.get(NAME) or random_name()
         user = fields.text("user_id")
         run = self._runs.start(
             experiment.name,
             name,
-            tags={**({_USER: user} if user and _USER not in tags else {}), **tags, _NAME: name},
+            tags={**({_USER: user} if user and _USER not in tags else {}), **tags, NAME: name},
             started_at=moment(fields.integer("start_time")) if fields.has("start_time") else None,
             patience=PATIENCE,
         )
@@ -99,7 +101,7 @@ class Runs:
         ended = moment(fields.integer("end_time")) if fields.has("end_time") else None
         changed = self._active(run, lambda: self._runs.change(run, name or None, _STATUSES.get(said), ended))
         if name:
-            self._runs.log_tags(run, {_NAME: name})
+            self._runs.log_tags(run, {NAME: name})
         return {"run_info": _info(changed)}
 
     def delete(self, fields: Fields) -> dict[str, Any]:
@@ -262,8 +264,8 @@ class Runs:
         except Conflict:
             self._alive(run)
             raise Refused(INVALID, self._changed(run, params or {})) from None
-        if tags and tags.get(_NAME):
-            self._runs.change(run, name=tags[_NAME])
+        if tags and tags.get(NAME):
+            self._runs.change(run, name=tags[NAME])
 
     def _alive(self, run: str) -> None:
         if self._run(run).deleted_at is not None:

@@ -1,0 +1,488 @@
+"""HTTP/1.1 for an ASGI application, on the event loop itself: httptools parses, this keeps order, limits and the connection.
+
+A call that is answered in a tenth of a millisecond can't afford to be handed from a thread that reads the socket to the one that answers
+and back. Source: RFC 9110, 9112; the ASGI specification 3.0 (HTTP 2.4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+import httptools
+import msgspec
+
+from kilter.server.edge import App, Message, Scope
+
+log = logging.getLogger("kilter.server")
+
+_STATUS = {one.value: b"HTTP/1.1 %d %b\r\n" % (one.value, one.phrase.encode()) for one in HTTPStatus}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE = b"connection: close\r\n"
+_LAST = b"0\r\n\r\n"
+_ASGI = {"version": "3.0", "spec_version": "2.4"}
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one client may ask of the connection itself; what it may send in a body, the edge says.
+
+    Args:
+        head: Bytes of a request's head.
+        buffered: Bytes of a body that wait for the application; more are not read meanwhile.
+        discarded: Bytes of a body that are still read after its request was answered, so that the client sees the answer.
+        pipelined: Requests of one connection that wait for their turn; more are not read meanwhile.
+        connections: Connections in all.
+        idle: Seconds that a connection may be silent between requests.
+        read: Seconds that a head may take to arrive, and that a body may be silent.
+    """
+
+    head: int = 64 << 10
+    buffered: int = 256 << 10
+    discarded: int = 64 << 20
+    pipelined: int = 8
+    connections: int = 2_000
+    idle: float = 75.0
+    read: float = 30.0
+
+
+class Service(Protocol):
+    """What a connection needs from the server."""
+
+    app: App
+    limits: Limits
+    draining: bool
+    connections: set[Connection]
+
+
+class Refusal(Exception):
+    """A request that HTTP itself refuses.
+
+    Args:
+        status: The status code.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection; its requests are answered one after the other.
+
+    Args:
+        service: The server.
+        loop: The event loop.
+        scheme: ``http`` or ``https``.
+    """
+
+    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop, scheme: str) -> None:
+        self.loop = loop
+        self.service = service
+        self._limits = service.limits
+        self._scheme = scheme
+        self._parser = httptools.HttpRequestParser(self)
+        self.transport: asyncio.Transport | None = None
+        self._client: tuple[str, int] | None = None
+        self._server: tuple[str, int] | None = None
+        self._reading: Exchange | None = None
+        self._answering: Exchange | None = None
+        self._waiting: deque[Exchange] = deque()
+        self._paused = False
+        self._refused = False
+        self._drained: asyncio.Future[None] | None = None
+        self.since = loop.time()
+
+    # ------------------------------------------------------------ asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self.transport = transport  # type: ignore[assignment]  # uvloop's transports are no asyncio.Transport
+        self._client, self._server = (
+            None if not isinstance(found, tuple) else (str(found[0]), int(found[1]))
+            for found in (transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
+        )
+        self.service.connections.add(self)
+        if len(self.service.connections) > self._limits.connections:
+            self._refuse(503)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """End; whoever waits for the client is told."""
+        self.transport = None
+        self.service.connections.discard(self)
+        self.resume_writing()
+        if self._answering is not None:
+            self._answering.lost()
+        self._waiting.clear()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes."""
+        if self._refused:
+            return
+        self.since = self.loop.time()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(400)  # no other protocol is spoken here
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            if not isinstance(cause, Refusal):
+                log.exception("a request could not be read")
+            self._refuse(cause.status if isinstance(cause, Refusal) else 400)
+        except httptools.HttpParserError:
+            self._refuse(400)
+
+    def pause_writing(self) -> None:
+        """Let the application wait while the client doesn't read."""
+        if self._drained is None:
+            self._drained = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    async def drained(self) -> None:
+        """Wait until the client has read enough."""
+        if self._drained is not None:
+            await asyncio.shield(self._drained)
+
+    # ------------------------------------------------------------ httptools
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._reading = Exchange(self)
+
+    def on_url(self, url: bytes) -> None:
+        """Take the target; long ones come in parts."""
+        assert self._reading is not None  # noqa: S101
+        self._reading.target += url
+        self._reading.counts(len(url), self._limits.head)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; those behind a body say nothing to anybody."""
+        reading = self._reading
+        assert reading is not None  # noqa: S101
+        reading.counts(len(name) + len(value) + 4, self._limits.head)
+        if not reading.scope:
+            reading.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Hand a request on: its body comes when it is asked for."""
+        reading, parser = self._reading, self._parser
+        assert reading is not None  # noqa: S101
+        path, query = _parts(reading.target)
+        version = parser.get_http_version()
+        reading.closing = not parser.should_keep_alive()
+        reading.old = version == "1.0"
+        reading.scope = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "method": parser.get_method().decode("ascii"),
+            "scheme": self._scheme,
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": path.encode("ascii"),
+            "query_string": query,
+            "root_path": "",
+            "headers": reading.headers,
+            "client": self._client,
+            "server": self._server,
+            "state": {},
+        }
+        if self._answering is None:
+            self._begin(reading)
+        else:
+            self._waiting.append(reading)
+            self.flow()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        assert self._reading is not None  # noqa: S101
+        self._reading.take(body, self._limits.discarded)
+
+    def on_message_complete(self) -> None:
+        """Note that a request is whole."""
+        reading, self._reading = self._reading, None
+        assert reading is not None  # noqa: S101
+        reading.end()
+        if reading.answered:  # the answer was there before the request was
+            self._follow(reading)
+
+    # ------------------------------------------------------------ turns
+
+    def _begin(self, exchange: Exchange) -> None:
+        self._answering = exchange
+        exchange.task = self.loop.create_task(exchange.run(self.service.app))
+
+    def done(self, exchange: Exchange, *, whole: bool) -> None:
+        """Go on behind an answer.
+
+        Args:
+            exchange: What was answered.
+            whole: The answer went out whole; otherwise the connection is cut, so that nobody takes it as such.
+        """
+        if self.transport is None or self._answering is not exchange:
+            return
+        self.since = self.loop.time()
+        if not whole:
+            self._refused = True
+            self.transport.close()
+        elif exchange.complete:
+            self._follow(exchange)
+        else:
+            self.flow()  # what is left of the body is read, and forgotten
+
+    def _follow(self, exchange: Exchange) -> None:
+        self._answering = None
+        if self.transport is None:
+            return
+        if exchange.closing or self.service.draining:
+            self._refused = True
+            self.transport.close()
+        elif self._waiting:
+            self._begin(self._waiting.popleft())
+            self.flow()
+
+    def flow(self) -> None:
+        """Read or don't, as those who wait allow."""
+        reading = self._reading
+        full = reading is not None and not reading.answered and len(reading.body) > self._limits.buffered
+        pause = full or len(self._waiting) >= self._limits.pipelined
+        if pause != self._paused and self.transport is not None:
+            self._paused = pause
+            if pause:
+                self.transport.pause_reading()
+            else:
+                self.since = self.loop.time()
+                self.transport.resume_reading()
+
+    def sweep(self, now: float) -> None:
+        """Close the connection when its client has been silent for too long."""
+        if self.transport is None or self._paused:
+            return
+        silent, reading = now - self.since, self._reading
+        if reading is not None and not reading.scope:
+            if now - reading.began > self._limits.read:
+                self._refuse(408)
+        elif reading is not None:
+            if silent > self._limits.read:
+                self.transport.abort()
+        elif self._answering is None and (self.service.draining or silent > self._limits.idle):
+            self.transport.close()
+
+    def _refuse(self, status: int) -> None:
+        """Say what HTTP refuses, where no answer is under way, and close."""
+        self._refused = True
+        self._reading = None
+        transport = self.transport
+        if transport is None:
+            return
+        if self._answering is None:
+            transport.write(b"%bcontent-length: 0\r\n%b%b\r\n" % (_STATUS[status], _date(), _CLOSE))
+            transport.close()
+        else:
+            self._answering.closing = True
+            self._answering.end()
+            self._waiting.clear()
+
+
+class Exchange:
+    """One request and its answer.
+
+    Args:
+        connection: Where it came.
+    """
+
+    __slots__ = (
+        "_chunked", "_connection", "_head", "_size", "_started", "_status", "_wanted", "answered", "began", "body", "closing", "complete",
+        "headers", "old", "scope", "target", "task",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.scope: Scope = {}
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.target = b""
+        self.body: bytes | bytearray = b""
+        self.task: asyncio.Task[None] | None = None
+        self.began = connection.loop.time()
+        self.complete = self.answered = self.closing = self.old = False
+        self._size = 0
+        self._wanted: asyncio.Future[None] | None = None
+        self._status = 0
+        self._head: Message = {}
+        self._started = self._chunked = False
+
+    # ------------------------------------------------------------ the request
+
+    def counts(self, size: int, most: int) -> None:
+        """Count the bytes of the head."""
+        self._size += size
+        if self._size > most:
+            raise Refusal(431)
+
+    def take(self, body: bytes, discarded: int) -> None:
+        """Take a part of the body; what comes behind the answer is forgotten."""
+        if self.answered:
+            self._size += len(body)
+            if self._size > discarded:
+                raise Refusal(413)
+            return
+        if not self.body:
+            self.body = body
+        else:
+            if isinstance(self.body, bytes):
+                self.body = bytearray(self.body)
+            self.body += body
+        if len(self.body) > 65536:
+            self._connection.flow()
+        self._wake()
+
+    def end(self) -> None:
+        """Note that there is no more."""
+        self.complete = True
+        self._wake()
+
+    def lost(self) -> None:
+        """Note that the client has gone: an answer that is on its way to nobody ends, what is being done is done."""
+        self._wake()
+        if self._started and not self.answered and self.task is not None:
+            self.task.cancel()
+
+    def _wake(self) -> None:
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None and not wanted.done():
+            wanted.set_result(None)
+
+    async def receive(self) -> Message:
+        """Return what comes next of the body, or that nobody is there any more."""
+        connection = self._connection
+        while True:
+            if connection.transport is None or self.answered:
+                return {"type": "http.disconnect"}
+            if self.body or (self.complete and self._size >= 0):
+                body, self.body = bytes(self.body), b""
+                if self.complete:
+                    self._size = -1  # the end was handed over
+                else:
+                    connection.flow()
+                return {"type": "http.request", "body": body, "more_body": not self.complete}
+            if not (self.complete or self._started) and self._expects():
+                connection.transport.write(_CONTINUE)
+            self._wanted = connection.loop.create_future()
+            await self._wanted
+
+    def _expects(self) -> bool:
+        wanted = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers)
+        self.headers = [] if wanted else self.headers  # it is said once; the scope has the list itself
+        return wanted and not self.old
+
+    # ------------------------------------------------------------ the answer
+
+    async def run(self, app: App) -> None:
+        """Answer."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            if self._connection.transport is not None:
+                raise
+        except Exception:
+            log.exception("an answer broke off")
+        finally:
+            self.task = None
+            if not self.answered:
+                if not self._started and self._connection.transport is not None:
+                    self._connection.transport.write(
+                        b"%bcontent-length: 0\r\n%b%b\r\n" % (_STATUS[500], _date(), _CLOSE)
+                    )
+                self._connection.done(self, whole=False)
+
+    async def send(self, message: Message) -> None:
+        """Send what the application says."""
+        if message["type"] == "http.response.start":
+            self._head = message
+            return
+        connection = self._connection
+        transport, body, more = connection.transport, message.get("body", b""), message.get("more_body", False)
+        if transport is None or self.answered:
+            return
+        if not self._started:
+            self._started = True
+            head, bodyless = self._headed(len(body), more=more)
+            self._chunked = self._chunked and not bodyless
+            transport.write(head if bodyless or not body else head + self._framed(body))
+        elif body and self._status >= 0:
+            transport.write(self._framed(body))
+        if more:
+            await connection.drained()
+            return
+        if self._chunked:
+            transport.write(_LAST)
+        self.answered = True
+        self.body = b""
+        connection.done(self, whole=True)
+
+    def _framed(self, body: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body
+
+    def _headed(self, size: int, *, more: bool) -> tuple[bytes, bool]:
+        """Return the head of the answer, and whether there is nothing behind it, whatever the application says."""
+        status: int = self._head["status"]
+        headers: list[tuple[bytes, bytes]] = self._head.get("headers", [])
+        bodyless = self.scope["method"] == "HEAD" or status in {204, 304} or status < 200
+        self._status = -status if bodyless else status
+        lines = [_STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        sized = False
+        for name, value in headers:
+            lines.append(b"%b: %b\r\n" % (name, value))
+            sized = sized or name.lower() == b"content-length"
+        if not (sized or bodyless):
+            if not more:
+                lines.append(b"content-length: %d\r\n" % size)
+            elif self.old:
+                self.closing = True
+            else:
+                self._chunked = True
+                lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(_date())
+        if self.closing or self._connection.service.draining:
+            self.closing = True
+            lines.append(_CLOSE)
+        elif self.old:
+            lines.append(b"connection: keep-alive\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
+            raise ValueError("a header of the answer has a line break")
+        return head + b"\r\n", bodyless
+
+
+_dated: tuple[int, bytes] = (0, b"")
+
+
+def _date() -> bytes:
+    global _dated  # noqa: PLW0603 - one second has one text
+    now = int(time.time())
+    if _dated[0] != now:
+        _dated = (now, f"date: {formatdate(now, usegmt=True)}\r\n".encode())
+    return _dated[1]
+
+
+def _parts(target: bytes) -> tuple[str, bytes]:
+    """Return the path and the query of a request's target."""
+    try:
+        if not target.startswith(b"/"):  # a proxy's form: with the name of the server
+            url: Any = httptools.parse_url(target)
+            if not url.schema:
+                raise Refusal(400)
+            return (url.path or b"/").decode("ascii"), url.query or b""
+        path, _, query = target.partition(b"#")[0].partition(b"?")
+        return path.decode("ascii"), query
+    except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
+        raise Refusal(400) from None
