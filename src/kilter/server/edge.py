@@ -350,7 +350,7 @@ async def _whole_body(receive: Receive, headers: dict[bytes, str], limit: int) -
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            break
+            raise Malformed("the body broke off", where="body")
         body += message.get("body", b"")
         if len(body) > limit:
             raise too_large

@@ -26,6 +26,9 @@ _STATUS = {one.value: b"HTTP/1.1 %d %b\r\n" % (one.value, one.phrase.encode()) f
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE = b"connection: close\r\n"
 _LAST = b"0\r\n\r\n"
+_READ = 256 << 10
+"""How much a turn of the loop may bring: the end of one request, and the begin of the next."""
+
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 
 
@@ -40,6 +43,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         connections: Connections in all.
         idle: Seconds that a connection may be silent between requests.
         read: Seconds that a head may take to arrive, and that a body may be silent.
+        stuck: Seconds for which a client may not read its answer.
     """
 
     head: int = 64 << 10
@@ -49,6 +53,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 2_000
     idle: float = 75.0
     read: float = 30.0
+    stuck: float = 120.0
 
 
 class Service(Protocol):
@@ -96,7 +101,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._refused = False
         self._drained: asyncio.Future[None] | None = None
-        self.since = loop.time()
+        self.since = self._stuck = loop.time()
 
     # ------------------------------------------------------------ asyncio
 
@@ -136,11 +141,16 @@ class Connection(asyncio.Protocol):
             self._refuse(cause.status if isinstance(cause, Refusal) else 400)
         except httptools.HttpParserError:
             self._refuse(400)
+        else:
+            reading = self._reading
+            if reading is not None and not reading.scope and reading.fed(len(data)) > self._limits.head + _READ:
+                self._refuse(431)  # a line without an end is not handed on, and yet it is kept
 
     def pause_writing(self) -> None:
         """Let the application wait while the client doesn't read."""
         if self._drained is None:
             self._drained = self.loop.create_future()
+            self._stuck = self.loop.time()
 
     def resume_writing(self) -> None:
         """Go on."""
@@ -212,6 +222,8 @@ class Connection(asyncio.Protocol):
         reading, self._reading = self._reading, None
         assert reading is not None  # noqa: S101
         reading.end()
+        if self._paused:  # by its own last bytes
+            self.flow()
         if reading.answered:  # the answer was there before the request was
             self._follow(reading)
 
@@ -234,7 +246,7 @@ class Connection(asyncio.Protocol):
         if not whole:
             self._refused = True
             self.transport.close()
-        elif exchange.complete:
+        elif exchange.complete or self._refused:
             self._follow(exchange)
         else:
             self.flow()  # what is left of the body is read, and forgotten
@@ -265,6 +277,8 @@ class Connection(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Close the connection when its client has been silent for too long."""
+        if self.transport is not None and self._drained is not None and now - self._stuck > self._limits.stuck:
+            self.transport.abort()
         if self.transport is None or self._paused:
             return
         silent, reading = now - self.since, self._reading
@@ -289,7 +303,7 @@ class Connection(asyncio.Protocol):
             transport.close()
         else:
             self._answering.closing = True
-            self._answering.end()
+            self._answering.cut()
             self._waiting.clear()
 
 
@@ -301,7 +315,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_chunked", "_connection", "_head", "_size", "_started", "_status", "_wanted", "answered", "began", "body", "closing", "complete",
+        "_chunked", "_connection", "_cut", "_fed", "_head", "_size", "_started", "_status", "_wanted", "answered", "began", "body", "closing", "complete",
         "headers", "old", "scope", "target", "task",
     )  # fmt: skip
 
@@ -318,7 +332,8 @@ class Exchange:
         self._wanted: asyncio.Future[None] | None = None
         self._status = 0
         self._head: Message = {}
-        self._started = self._chunked = False
+        self._started = self._chunked = self._cut = False
+        self._fed = 0
 
     # ------------------------------------------------------------ the request
 
@@ -327,6 +342,11 @@ class Exchange:
         self._size += size
         if self._size > most:
             raise Refusal(431)
+
+    def fed(self, size: int) -> int:
+        """Count what came while the head was not whole, and return it all."""
+        self._fed += size
+        return self._fed
 
     def take(self, body: bytes, discarded: int) -> None:
         """Take a part of the body; what comes behind the answer is forgotten."""
@@ -350,6 +370,11 @@ class Exchange:
         self.complete = True
         self._wake()
 
+    def cut(self) -> None:
+        """Note that what follows can't be read: a body that isn't whole is none."""
+        self._cut = True
+        self._wake()
+
     def lost(self) -> None:
         """Note that the client has gone: an answer that is on its way to nobody ends, what is being done is done."""
         self._wake()
@@ -365,7 +390,7 @@ class Exchange:
         """Return what comes next of the body, or that nobody is there any more."""
         connection = self._connection
         while True:
-            if connection.transport is None or self.answered:
+            if connection.transport is None or self.answered or (self._cut and not self.complete):
                 return {"type": "http.disconnect"}
             if self.body or (self.complete and self._size >= 0):
                 body, self.body = bytes(self.body), b""

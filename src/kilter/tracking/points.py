@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from kilter.engines.sql.prepared import Prepared
-from kilter.tracking.columns import columns_of, microseconds, moment
+from kilter.engines.sql.types import moment_of
+from kilter.tracking.columns import Points, columns_of, microseconds, moment
 from kilter.tracking.records import MetricPoint, spelled
 from kilter.tracking.rows import restored, stored
 from kilter.tracking.tables import blocks, metrics
@@ -18,6 +19,18 @@ if TYPE_CHECKING:
 
 
 _OF = (blocks.c.run == sa.bindparam("run"), blocks.c.name == sa.bindparam("name"))
+_ROWS = Prepared(
+    sa.select(metrics.c.step, metrics.c.value, metrics.c.at)
+    .where(
+        metrics.c.run == sa.bindparam("run"),
+        metrics.c.name == sa.bindparam("name"),
+        metrics.c.step >= sa.bindparam("least", type_=sa.BigInteger),
+    )
+    .order_by(metrics.c.step, metrics.c.id)
+    .limit(sa.bindparam("most", type_=sa.BigInteger))
+    .offset(sa.bindparam("skip", type_=sa.BigInteger)),
+    ["run", "name", "least", "most", "skip"],
+)
 _ANY_BLOCK = Prepared(sa.select(blocks.c.id).where(*_OF).limit(sa.literal_column("1")), ["run", "name"])
 _BLOCKS = Prepared(
     sa.select(blocks.c.after, blocks.c.points, blocks.c.data).where(*_OF).order_by(blocks.c.id), ["run", "name"]
@@ -68,11 +81,31 @@ def series(connection: sa.Connection, run: str, name: str) -> Series:
     return Series(steps, values, times)
 
 
-def points_of(name: str, found: Series) -> tuple[MetricPoint, ...]:
+def rows_of(connection: sa.Connection, run: str, name: str, after: int | None, skip: int, limit: int) -> Points:
+    """Return those points of a metric that are rows, from a place on.
+
+    Args:
+        connection: Of a transaction that reads.
+        run: The run.
+        name: The metric.
+        after: Only steps greater than this.
+        skip: How many to leave out at the beginning.
+        limit: At most so many.
+    """
+    least = -(2**63) if after is None else after + 1
+    found = _ROWS.all(connection, run, name, least, limit, skip) if least < 2**63 else ()
+    return Points(
+        [step for step, _, _ in found],
+        [restored(value) for _, value, _ in found],
+        [microseconds(moment_of(at)) for _, _, at in found],
+    )
+
+
+def points_of(name: str, found: Points) -> tuple[MetricPoint, ...]:
     """Return columns as points."""
     return tuple(
         MetricPoint(name=name, value=spelled(value), step=step, at=moment(at))
-        for step, value, at in zip(found.steps.tolist(), found.values.tolist(), found.times.tolist(), strict=True)
+        for step, value, at in zip(*found, strict=True)
     )
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from math import isfinite
 from typing import Any, TypeVar
+
+import msgspec
 
 from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.server.mlflow.experiments import EPOCH, Experiments, millis, view_of
@@ -24,7 +27,7 @@ from kilter.server.mlflow.limits import (
 from kilter.server.mlflow.names import random_name
 from kilter.server.mlflow.problems import INVALID, MISSING, Refused
 from kilter.server.mlflow.words import in_mlflows_words
-from kilter.tracking.records import DatasetInput, MetricPoint, ModelMetric, ModelUse, Run, Status, spelled
+from kilter.tracking.records import DatasetInput, MetricPoint, ModelMetric, ModelUse, Number, Run, Status, spelled
 from kilter.tracking.service import RunService
 
 T = TypeVar("T")
@@ -52,6 +55,22 @@ _STATUSES: dict[str, Status] = {
     "5": "INTERRUPTED",
 }
 _SHOWN = {"INTERRUPTED": "KILLED"}
+
+
+class HistoryPoint(msgspec.Struct, frozen=True, gc=False):
+    """A point as MLflow shows it; of a curve there are many.
+
+    Args:
+        key: The metric.
+        value: Its value; what JSON can't say is spelled out.
+        timestamp: Milliseconds since 1970.
+        step: The step that it belongs to.
+    """
+
+    key: str
+    value: Number
+    timestamp: int
+    step: int
 
 
 class Runs:
@@ -205,11 +224,15 @@ class Runs:
         limit = fields.integer("max_results", least=1) if fields.has("max_results") else _HISTORY
         start = _place(fields.text("page_token"))
         try:
-            points = self._runs.metric_points(run, key, skip=start, limit=limit + 1)
+            points = self._runs.metric_columns(run, key, skip=start, limit=limit + 1)
         except NotFound:  # a run that isn't there has no history, says MLflow
             return {}
-        answer: dict[str, Any] = {"metrics": [metric_of(point) for point in points[:limit]]}
-        return answer if len(points) <= limit else {**answer, "next_page_token": str(start + limit)}
+        shown = [
+            HistoryPoint(key, value if isfinite(value) else spelled(value), at // 1000, step)
+            for step, value, at in zip(*points, strict=True)
+        ]
+        answer: dict[str, Any] = {"metrics": shown[:limit]}
+        return answer if len(shown) <= limit else {**answer, "next_page_token": str(start + limit)}
 
     def search(self, fields: Fields) -> dict[str, Any]:
         """``runs/search``."""
