@@ -29,6 +29,7 @@ _LAST = b"0\r\n\r\n"
 _READ = 256 << 10
 """How much a turn of the loop may bring: the end of one request, and the begin of the next."""
 
+_LINGER = 0.5
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 
 
@@ -133,7 +134,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(400)  # no other protocol is spoken here
+            self._refuse(400)  # no other protocol is spoken here; a request that only offers one is answered as it is
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if not isinstance(cause, Refusal):
@@ -298,13 +299,18 @@ class Connection(asyncio.Protocol):
         transport = self.transport
         if transport is None:
             return
-        if self._answering is None:
-            transport.write(b"%bcontent-length: 0\r\n%b%b\r\n" % (_STATUS[status], _date(), _CLOSE))
-            transport.close()
-        else:
-            self._answering.closing = True
-            self._answering.cut()
+        answering = self._answering
+        if answering is not None and not answering.answered:
+            answering.closing = True
+            answering.cut()
             self._waiting.clear()
+            return
+        if answering is None:
+            transport.write(b"%bcontent-length: 0\r\n%b%b\r\n" % (_STATUS[status], _date(), _CLOSE))
+        if transport.can_write_eof():
+            transport.write_eof()
+        # Closed at once, what is still coming would be answered with a reset, and the client might not see why.
+        self.loop.call_later(_LINGER, transport.close)
 
 
 class Exchange:
