@@ -26,6 +26,9 @@ class Groups(Generic[A, R]):
         end: Called in the thread when it ends.
         most: How many may wait; beyond that the caller is told to come back.
         together: How many are done at once at most.
+
+    Attributes:
+        act: As above.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class Groups(Generic[A, R]):
         most: int = 256,
         together: int = 64,
     ) -> None:
-        self._act = act
+        self.act = act
         self._end = end
         self._most = most
         self._together = together
@@ -108,7 +111,7 @@ class Groups(Generic[A, R]):
     def _do(self, group: list[_Asked[A, R]]) -> None:
         results: Sequence[R | BaseException]
         try:
-            results = self._act([asked.request for asked in group])
+            results = self.act([asked.request for asked in group])
         except BaseException as error:  # noqa: BLE001 - it is the callers'
             results = [error] * len(group)
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits

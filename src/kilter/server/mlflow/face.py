@@ -176,6 +176,7 @@ class Wire:
 
     Attributes:
         rooms: What it speaks for.
+        hot: The calls that a training makes all the time.
     """
 
     def __init__(self, rooms: Rooms, pool: Pool, targets: Targets) -> None:
@@ -190,7 +191,7 @@ class Wire:
         self._table = table(runs, about, of, self._artifacts, rooms.models)
         self._of_2 = Table(traces_of_2(runs, traces) if traces is not None else {})
         self._of_3 = Table(calls_of_3(runs, traces, datasets) if traces is not None and datasets is not None else {})
-        self._hot = Hot(runs)
+        self.hot = Hot(runs)
         self._fixed = {
             "/version": (VERSION.encode(), _TEXT),
             "/health": (b"OK", _TEXT),
@@ -199,7 +200,7 @@ class Wire:
 
     def close(self) -> None:
         """End what it runs."""
-        self._hot.groups.close()
+        self.hot.groups.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a call; its errors are MLflow's."""
@@ -252,8 +253,8 @@ class Wire:
         below = path.removeprefix(_API)
         needed = _needs(path, method)
         allowed = ROLES.index(identity.role) >= ROLES.index(needed)
-        hot = self._hot.calls.get(below) if allowed and not given and 0 < len(content) <= LARGEST else None
-        if hot is not None and await self._hot.groups.ask((hot, content)):
+        hot = self.hot.calls.get(below) if allowed and not given and 0 < len(content) <= LARGEST else None
+        if hot is not None and await self.hot.groups.ask((hot, content)):
             await reply(send, 200, b"{}", [_JSON])
             return
 
@@ -302,6 +303,8 @@ async def reply(send: Send, status: int, body: bytes, headers: Iterable[tuple[by
 
 
 def _query(text: bytes) -> dict[str, Query]:
+    if not text:
+        return {}
     found: defaultdict[str, Query] = defaultdict(Query)
     try:
         pairs = parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=_ASKED)
