@@ -153,11 +153,9 @@ class Edge:
         await self._identities.refresh()
         if method == "POST" and path == "/" and headers.get(b"x-amz-target", "").startswith(_AMAZON):
             return await self._amazon(scope, receive, headers, answer)
-        if area == "page" and method == "GET":
-            query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-            if any(name == "key" for name, _ in query):
-                await self._exchange(answer, path, query)
-                return area
+        if area == "page" and method == "GET" and (query := _with_key(scope.get("query_string", b""))):
+            await self._exchange(answer, path, query)
+            return area
         try:
             identity = await self._looked_up(method, path, area, headers)
         except Unauthorized:
@@ -372,6 +370,12 @@ def _handed(body: bytes, receive: Receive) -> Receive:
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge("the body is too large", where="body", allowed=f"{limit:,} bytes")
+
+
+def _with_key(text: bytes) -> list[tuple[str, str]]:
+    """Return a query that has a link's key; nothing where it has none."""
+    query = parse_qsl(text.decode("latin-1"), keep_blank_values=True) if text else []
+    return query if any(name == "key" for name, _ in query) else []
 
 
 async def _send_to_login(answer: _Answer, path: str, query: bytes) -> None:
