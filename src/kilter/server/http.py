@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
-from email.utils import formatdate
-from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import unquote
 
 import httptools
 import msgspec
 
-from kilter.server.edge import App, Message, Scope
+from kilter.server.edge import App
+from kilter.server.exchange import CLOSE, STATUS, Exchange, Refusal, dated
 
 log = logging.getLogger("kilter.server")
 
-_STATUS = {one.value: b"HTTP/1.1 %d %b\r\n" % (one.value, one.phrase.encode()) for one in HTTPStatus}
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_CLOSE = b"connection: close\r\n"
-_LAST = b"0\r\n\r\n"
 _READ = 256 << 10
 """How much a turn of the loop may bring: the end of one request, and the begin of the next."""
 
@@ -66,18 +60,6 @@ class Service(Protocol):
     connections: set[Connection]
 
 
-class Refusal(Exception):
-    """A request that HTTP itself refuses.
-
-    Args:
-        status: The status code.
-    """
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
-
-
 class Connection(asyncio.Protocol):
     """One client's connection; its requests are answered one after the other.
 
@@ -103,6 +85,11 @@ class Connection(asyncio.Protocol):
         self._refused = False
         self._drained: asyncio.Future[None] | None = None
         self.since = self._stuck = loop.time()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server takes no more requests."""
+        return self.service.draining
 
     # ------------------------------------------------------------ asyncio
 
@@ -306,203 +293,11 @@ class Connection(asyncio.Protocol):
             self._waiting.clear()
             return
         if answering is None:
-            transport.write(b"%bcontent-length: 0\r\n%b%b\r\n" % (_STATUS[status], _date(), _CLOSE))
+            transport.write(b"%bcontent-length: 0\r\n%b%b\r\n" % (STATUS[status], dated(), CLOSE))
         if transport.can_write_eof():
             transport.write_eof()
         # Closed at once, what is still coming would be answered with a reset, and the client might not see why.
         self.loop.call_later(_LINGER, transport.close)
-
-
-class Exchange:
-    """One request and its answer.
-
-    Args:
-        connection: Where it came.
-    """
-
-    __slots__ = (
-        "_chunked", "_connection", "_cut", "_fed", "_head", "_size", "_started", "_status", "_wanted", "answered", "began", "body", "closing", "complete",
-        "headers", "old", "scope", "target", "task",
-    )  # fmt: skip
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self.scope: Scope = {}
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.target = b""
-        self.body: bytes | bytearray = b""
-        self.task: asyncio.Task[None] | None = None
-        self.began = connection.loop.time()
-        self.complete = self.answered = self.closing = self.old = False
-        self._size = 0
-        self._wanted: asyncio.Future[None] | None = None
-        self._status = 0
-        self._head: Message = {}
-        self._started = self._chunked = self._cut = False
-        self._fed = 0
-
-    # ------------------------------------------------------------ the request
-
-    def counts(self, size: int, most: int) -> None:
-        """Count the bytes of the head."""
-        self._size += size
-        if self._size > most:
-            raise Refusal(431)
-
-    def fed(self, size: int) -> int:
-        """Count what came while the head was not whole, and return it all."""
-        self._fed += size
-        return self._fed
-
-    def take(self, body: bytes, discarded: int) -> None:
-        """Take a part of the body; what comes behind the answer is forgotten."""
-        if self.answered:
-            self._size += len(body)
-            if self._size > discarded:
-                raise Refusal(413)
-            return
-        if not self.body:
-            self.body = body
-        else:
-            if isinstance(self.body, bytes):
-                self.body = bytearray(self.body)
-            self.body += body
-        if len(self.body) > 65536:
-            self._connection.flow()
-        self._wake()
-
-    def end(self) -> None:
-        """Note that there is no more."""
-        self.complete = True
-        self._wake()
-
-    def cut(self) -> None:
-        """Note that what follows can't be read: a body that isn't whole is none."""
-        self._cut = True
-        self._wake()
-
-    def lost(self) -> None:
-        """Note that the client has gone: an answer that is on its way to nobody ends, what is being done is done."""
-        self._wake()
-        if self._started and not self.answered and self.task is not None:
-            self.task.cancel()
-
-    def _wake(self) -> None:
-        wanted, self._wanted = self._wanted, None
-        if wanted is not None and not wanted.done():
-            wanted.set_result(None)
-
-    async def receive(self) -> Message:
-        """Return what comes next of the body, or that nobody is there any more."""
-        connection = self._connection
-        while True:
-            if connection.transport is None or self.answered or (self._cut and not self.complete):
-                return {"type": "http.disconnect"}
-            if self.body or (self.complete and self._size >= 0):
-                body, self.body = bytes(self.body), b""
-                if self.complete:
-                    self._size = -1  # the end was handed over
-                else:
-                    connection.flow()
-                return {"type": "http.request", "body": body, "more_body": not self.complete}
-            if not (self.complete or self._started) and self._expects():
-                connection.transport.write(_CONTINUE)
-            self._wanted = connection.loop.create_future()
-            await self._wanted
-
-    def _expects(self) -> bool:
-        wanted = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers)
-        self.headers = [] if wanted else self.headers  # it is said once; the scope has the list itself
-        return wanted and not self.old
-
-    # ------------------------------------------------------------ the answer
-
-    async def run(self, app: App) -> None:
-        """Answer."""
-        try:
-            await app(self.scope, self.receive, self.send)
-        except asyncio.CancelledError:
-            if self._connection.transport is not None:
-                raise
-        except Exception:
-            log.exception("an answer broke off")
-        finally:
-            self.task = None
-            if not self.answered:
-                if not self._started and self._connection.transport is not None:
-                    self._connection.transport.write(
-                        b"%bcontent-length: 0\r\n%b%b\r\n" % (_STATUS[500], _date(), _CLOSE)
-                    )
-                self._connection.done(self, whole=False)
-
-    async def send(self, message: Message) -> None:
-        """Send what the application says."""
-        if message["type"] == "http.response.start":
-            self._head = message
-            return
-        connection = self._connection
-        transport, body, more = connection.transport, message.get("body", b""), message.get("more_body", False)
-        if transport is None or self.answered:
-            return
-        if not self._started:
-            self._started = True
-            head, bodyless = self._headed(len(body), more=more)
-            self._chunked = self._chunked and not bodyless
-            transport.write(head if bodyless or not body else head + self._framed(body))
-        elif body and self._status >= 0:
-            transport.write(self._framed(body))
-        if more:
-            await connection.drained()
-            return
-        if self._chunked:
-            transport.write(_LAST)
-        self.answered = True
-        self.body = b""
-        connection.done(self, whole=True)
-
-    def _framed(self, body: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body
-
-    def _headed(self, size: int, *, more: bool) -> tuple[bytes, bool]:
-        """Return the head of the answer, and whether there is nothing behind it, whatever the application says."""
-        status: int = self._head["status"]
-        headers: list[tuple[bytes, bytes]] = self._head.get("headers", [])
-        bodyless = self.scope["method"] == "HEAD" or status in {204, 304} or status < 200
-        self._status = -status if bodyless else status
-        lines = [_STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        sized = False
-        for name, value in headers:
-            lines.append(b"%b: %b\r\n" % (name, value))
-            sized = sized or name.lower() == b"content-length"
-        if not (sized or bodyless):
-            if not more:
-                lines.append(b"content-length: %d\r\n" % size)
-            elif self.old:
-                self.closing = True
-            else:
-                self._chunked = True
-                lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(_date())
-        if self.closing or self._connection.service.draining:
-            self.closing = True
-            lines.append(_CLOSE)
-        elif self.old:
-            lines.append(b"connection: keep-alive\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
-            raise ValueError("a header of the answer has a line break")
-        return head + b"\r\n", bodyless
-
-
-_dated: tuple[int, bytes] = (0, b"")
-
-
-def _date() -> bytes:
-    global _dated  # noqa: PLW0603 - one second has one text
-    now = int(time.time())
-    if _dated[0] != now:
-        _dated = (now, f"date: {formatdate(now, usegmt=True)}\r\n".encode())
-    return _dated[1]
 
 
 def _parts(target: bytes) -> tuple[str, bytes]:
