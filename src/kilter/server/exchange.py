@@ -66,7 +66,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_chunked", "_connection", "_cut", "_fed", "_head", "_size", "_started", "_status", "_wanted", "answered", "began", "body", "closing", "complete",
+        "_bodyless", "_chunked", "_connection", "_cut", "_fed", "_head", "_size", "_started", "_wanted", "answered", "began", "body", "closing", "complete",
         "headers", "old", "scope", "target", "task",
     )  # fmt: skip
 
@@ -81,9 +81,8 @@ class Exchange:
         self.complete = self.answered = self.closing = self.old = False
         self._size = 0
         self._wanted: asyncio.Future[None] | None = None
-        self._status = 0
         self._head: Message = {}
-        self._started = self._chunked = self._cut = False
+        self._started = self._chunked = self._cut = self._bodyless = False
         self._fed = 0
 
     # ------------------------------------------------------------ the request
@@ -189,10 +188,9 @@ class Exchange:
             return
         if not self._started:
             self._started = True
-            head, bodyless = self._headed(len(body), more=more)
-            self._chunked = self._chunked and not bodyless
-            transport.write(head if bodyless or not body else head + self._framed(body))
-        elif body and self._status >= 0:
+            head = self._headed(len(body), more=more)
+            transport.write(head if self._bodyless or not body else head + self._framed(body))
+        elif body and not self._bodyless:
             transport.write(self._framed(body))
         if more:
             await connection.drained()
@@ -207,18 +205,17 @@ class Exchange:
     def _framed(self, body: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body
 
-    def _headed(self, size: int, *, more: bool) -> tuple[bytes, bool]:
-        """Return the head of the answer, and whether there is nothing behind it, whatever the application says."""
+    def _headed(self, size: int, *, more: bool) -> bytes:
+        """Return the head of the answer; behind some there is nothing, whatever the application says."""
         status: int = self._head["status"]
         headers: list[tuple[bytes, bytes]] = self._head.get("headers", [])
-        bodyless = self.scope["method"] == "HEAD" or status in {204, 304} or status < 200
-        self._status = -status if bodyless else status
+        self._bodyless = self.scope["method"] == "HEAD" or status in {204, 304} or status < 200
         lines = [STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status]
         sized = False
         for name, value in headers:
             lines.append(b"%b: %b\r\n" % (name, value))
             sized = sized or name.lower() == b"content-length"
-        if not (sized or bodyless):
+        if not (sized or self._bodyless):
             if not more:
                 lines.append(b"content-length: %d\r\n" % size)
             elif self.old:
@@ -235,7 +232,7 @@ class Exchange:
         head = b"".join(lines)
         if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
             raise ValueError("a header of the answer has a line break")
-        return head + b"\r\n", bodyless
+        return head + b"\r\n"
 
 
 _now: tuple[int, bytes] = (0, b"")

@@ -37,8 +37,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         pipelined: Requests of one connection that wait for their turn; more are not read meanwhile.
         connections: Connections in all.
         idle: Seconds that a connection may be silent between requests.
-        read: Seconds that a head may take to arrive, and that a body may be silent.
-        stuck: Seconds for which a client may not read its answer.
+        read: Seconds that a head may take to arrive.
+        stuck: Seconds for which a body may be silent, or a client not read its answer.
     """
 
     head: int = 64 << 10
@@ -274,7 +274,7 @@ class Connection(asyncio.Protocol):
             if now - reading.began > self._limits.read:
                 self._refuse(408)
         elif reading is not None:
-            if silent > self._limits.read:
+            if silent > self._limits.stuck:
                 self.transport.abort()
         elif self._answering is None and (self.service.draining or silent > self._limits.idle):
             self.transport.close()

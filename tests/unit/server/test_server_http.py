@@ -314,7 +314,7 @@ def test_there_are_so_many_connections_and_silent_ones_are_closed():
             held[1][1].write(request(b"/", b"whole")[:-2])  # a body that does not
             await asyncio.sleep(0.05)
             now = asyncio.get_running_loop().time()
-            for later in (1.0, 60.0, 100.0):
+            for later in (1.0, 60.0, 130.0):
                 for connection in tuple(listener.connections):
                     connection.sweep(now + later)
                 await asyncio.sleep(0.02)
