@@ -6,6 +6,8 @@
 as its default (four workers, SQLite), and helped over its two accidents: one worker, which avoids the 40 ms stall of each kept
 connection, and one ``ANALYZE`` of its database before the search. CPU is user and system time of all the server's processes over the
 calls; times are medians over rounds that take turns.
+
+``client alone`` is the same client against a bare socket that sends the same bytes and does nothing: what no server can save.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import secrets
 import signal
 import socket
+import socketserver
 import sqlite3
 import statistics
 import subprocess
@@ -212,9 +215,81 @@ def seed(server: Server, experiment: str, name: str, runs: int) -> None:
     database_.close()
 
 
-def rounds(  # noqa: C901 - one small function for each case
-    server: Server, options: argparse.Namespace
-) -> Iterator[dict[str, dict[str, float]]]:
+class Canned(socketserver.StreamRequestHandler):
+    """Answers every request at once with bytes that are there: a curve's with those of a file, all others with an empty object."""
+
+    curve: Path
+    disable_nagle_algorithm = True
+    _kept: bytes = b""
+
+    def handle(self) -> None:
+        """Answer what comes on one connection."""
+        while line := self.rfile.readline():
+            length = 0
+            while (header := self.rfile.readline()).strip():
+                name, _, value = header.partition(b":")
+                length = int(value) if name.lower() == b"content-length" else length
+            self.rfile.read(length)
+            body = b"{}"
+            if b"get-history" in line:
+                Canned._kept = body = Canned._kept or self.curve.read_bytes()
+            self.wfile.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+
+
+def canned(port: int, curve: Path) -> None:
+    """Serve bytes that are there until the process ends."""
+    Canned.curve = curve
+    socketserver.ThreadingTCPServer.allow_reuse_address = True
+    socketserver.ThreadingTCPServer.daemon_threads = True
+    with socketserver.ThreadingTCPServer(("127.0.0.1", port), Canned) as server:
+        server.serve_forever()
+
+
+def keep_curve(server: Server, run: str, file: Path) -> None:
+    """Keep the bytes with which a server answers for a curve."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    connection.request("GET", f"/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=m")
+    file.write_bytes(connection.getresponse().read())
+    connection.close()
+
+
+def often(server: Server, client: Any, run: str, long: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Measure the calls that a training makes all the time, and the reading of a long curve."""
+    from mlflow import entities
+
+    store = client._tracking_client.store  # noqa: SLF001
+    points = [[entities.Metric("b", 1.0, 1, batch * POINTS + step) for step in range(POINTS)] for batch in range(5)]
+
+    def log_metrics() -> None:
+        for step in range(options.calls):
+            client.log_metric(run, "m", 0.5, step=step)
+
+    def log_batches() -> None:
+        for batch in points:
+            store.log_batch(run, batch, [], [])
+
+    def history() -> None:
+        assert len(client.get_metric_history(long, "m")) == options.history
+
+    return {
+        "log_metric": measured(server, options.calls, log_metrics),
+        "batch of 1,000": measured(server, len(points), log_batches),
+        f"history of {options.history:,}": measured(server, 1, history),
+    }
+
+
+def alone(server: Server, options: argparse.Namespace) -> Iterator[dict[str, dict[str, float]]]:
+    """Yield what each round measured of the client against bytes that are there."""
+    import mlflow
+
+    client = mlflow.MlflowClient(server.url)
+    while True:
+        yield often(server, client, "r", "r", options)
+
+
+def rounds(server: Server, options: argparse.Namespace) -> Iterator[dict[str, dict[str, float]]]:
     """Yield what each round measured."""
     import mlflow
     from mlflow import entities
@@ -232,17 +307,10 @@ def rounds(  # noqa: C901 - one small function for each case
     long = client.create_run(experiment).info.run_id
     for begin in range(0, options.history, POINTS):
         store.log_batch(long, [entities.Metric("m", 1.0, 1, step) for step in range(begin, begin + POINTS)], [], [])
+    if server.name == "kilter":
+        keep_curve(server, long, options.curve)
     while True:
         run = client.create_run(experiment).info.run_id
-        points = [[entities.Metric("b", 1.0, 1, batch * POINTS + step) for step in range(POINTS)] for batch in range(5)]
-
-        def log_metrics(run: str = run) -> None:
-            for step in range(options.calls):
-                client.log_metric(run, "m", 0.5, step=step)
-
-        def log_batches(run: str = run, points: list[list[Any]] = points) -> None:
-            for batch in points:
-                store.log_batch(run, batch, [], [])
 
         def search(size: int) -> None:
             found = client.search_runs(
@@ -265,15 +333,56 @@ def rounds(  # noqa: C901 - one small function for each case
 
         log_model()
         yield {
-            "log_metric": measured(server, options.calls, log_metrics),
-            "batch of 1,000": measured(server, len(points), log_batches),
+            **often(server, client, run, long, options),
             "log_model": measured(server, 1, log_model),
             **{
                 f"search of {size:,}": measured(server, 3, lambda size=size: [search(size) for _ in range(3)])
                 for size in searched
             },
-            f"history of {options.history:,}": measured(server, 1, lambda: client.get_metric_history(long, "m")),
         }
+
+
+def compared(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Start all servers, let them take turns, and return what was measured of each."""
+    with tempfile.TemporaryDirectory(prefix="kilter-bench-") as folder:
+        kilter = [sys.executable, "-m", "kilter.cli.main", "server", "--store", "{folder}/store", "--port", "{port}"]
+        servers = [Server("kilter", kilter, Path(folder, "kilter"))]
+        if options.mlflow:
+            place = ["--backend-store-uri", "sqlite:///{folder}/mlflow.db", "--artifacts-destination", "{folder}/files"]
+            command = [options.mlflow, "server", "--host", "127.0.0.1", "--port", "{port}", *place]
+            servers.append(Server("mlflow, default", command, Path(folder, "default")))
+            servers.append(Server("mlflow, helped", [*command, "--workers", "1"], Path(folder, "helped")))
+        options.curve = Path(folder, "curve.json")
+        bare = [sys.executable, __file__, "--canned", "{port}", "--curve", str(options.curve)]
+        nothing = Server("client alone", bare, Path(folder, "alone"))
+        found: dict[str, dict[str, Any]] = {}
+        try:
+            nothing.start()
+            for server in servers:
+                found[server.name] = {"first answer, s": server.start()}
+                time.sleep(5)
+                memory, processes = server.memory()
+                found[server.name] |= {"idle memory, MB": memory, "processes": processes}
+            going = {server.name: rounds(server, options) for server in servers}
+            going[nothing.name] = alone(nothing, options)
+            found[nothing.name] = {}
+            servers.append(nothing)
+            results: dict[str, list[dict[str, dict[str, float]]]] = {server.name: [] for server in servers}
+            for _ in range(options.rounds):
+                for server in servers:
+                    results[server.name].append(next(going[server.name]))
+            for server in servers:
+                if server is not nothing:
+                    found[server.name]["memory at the end, MB"] = server.memory()[0]
+                for case in results[server.name][0]:
+                    found[server.name][case] = {
+                        unit: statistics.median(one[case][unit] for one in results[server.name])
+                        for unit in ("ms", "cpu_ms")
+                    }
+        finally:
+            for server in {*servers, nothing}:
+                server.stop()
+    return found
 
 
 def main() -> None:
@@ -285,38 +394,14 @@ def main() -> None:
     parser.add_argument("--history", type=int, default=100_000, help="points of the curve that is read")
     parser.add_argument("--calls", type=int, default=100, help="single calls in a row")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--canned", type=int, help=argparse.SUPPRESS)  # the port of the process that does nothing
+    parser.add_argument("--curve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.canned:
+        canned(options.canned, options.curve)
+        return
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory(prefix="kilter-bench-") as folder:
-        kilter = [sys.executable, "-m", "kilter.cli.main", "server", "--store", "{folder}/store", "--port", "{port}"]
-        servers = [Server("kilter", kilter, Path(folder, "kilter"))]
-        if options.mlflow:
-            place = ["--backend-store-uri", "sqlite:///{folder}/mlflow.db", "--artifacts-destination", "{folder}/files"]
-            command = [options.mlflow, "server", "--host", "127.0.0.1", "--port", "{port}", *place]
-            servers.append(Server("mlflow, default", command, Path(folder, "default")))
-            servers.append(Server("mlflow, helped", [*command, "--workers", "1"], Path(folder, "helped")))
-        found: dict[str, dict[str, Any]] = {}
-        try:
-            for server in servers:
-                found[server.name] = {"first answer, s": server.start()}
-                time.sleep(5)
-                memory, processes = server.memory()
-                found[server.name] |= {"idle memory, MB": memory, "processes": processes}
-            going = {server.name: rounds(server, options) for server in servers}
-            results: dict[str, list[dict[str, dict[str, float]]]] = {server.name: [] for server in servers}
-            for _ in range(options.rounds):
-                for server in servers:
-                    results[server.name].append(next(going[server.name]))
-            for server in servers:
-                found[server.name]["memory at the end, MB"] = server.memory()[0]
-                for case in results[server.name][0]:
-                    found[server.name][case] = {
-                        unit: statistics.median(one[case][unit] for one in results[server.name])
-                        for unit in ("ms", "cpu_ms")
-                    }
-        finally:
-            for server in servers:
-                server.stop()
+    found = compared(options)
     if options.json:
         sys.stdout.write(json.dumps(found) + "\n")
         return

@@ -19,6 +19,8 @@ from kilter.testing.server import RunningServer
 KILLS = int(os.environ.get("KILTER_KILLS", "5"))
 CLIENTS = 4
 POINTS = 50
+MANY = 100
+"""Points of one metric in a batch that are kept as columns."""
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +65,14 @@ def test_no_acknowledged_batch_is_lost_torn_or_doubled(tmp_path):
                 for place in range(POINTS)
                 for key in ("a", "b")
             ]
+            points += [
+                {"key": "many", "value": 0.5, "timestamp": 1000 + batch, "step": batch * MANY + place}
+                for place in range(MANY)
+            ]
+            single = {"run_id": run, "key": "single", "value": 0.5, "timestamp": 1000 + batch, "step": batch}
             if insist(server.port, "runs/log-batch", {"run_id": run, "metrics": points}, over) is None:
+                return
+            if insist(server.port, "runs/log-metric", single, over) is None:
                 return
             acknowledged[run] = batch + 1
             time.sleep(0.002)
@@ -83,11 +92,12 @@ def test_no_acknowledged_batch_is_lost_torn_or_doubled(tmp_path):
     with Workspace.open(server.store) as workspace:
         for run in runs:
             assert acknowledged[run] > KILLS
-            for key in ("a", "b"):
+            for key, size in (("a", POINTS), ("b", POINTS), ("many", MANY), ("single", 1)):
                 points = workspace.runs.metric_points(run, key, limit=10_000_000)
                 steps = [point.step for point in points]
-                assert len(steps) >= acknowledged[run] * POINTS, "an acknowledged batch is missing"
-                assert len(steps) % POINTS == 0, "a batch is half there"
+                assert len(steps) >= acknowledged[run] * size, "an acknowledged batch is missing"
+                assert len(steps) % size == 0, "a batch is half there"
                 assert steps == list(range(len(steps))), "a batch is there twice, or a hole"
             summary = {metric.name: metric.count for metric in workspace.runs.get(run).metrics}
-            assert summary["a"] == summary["b"] == len(points)
+            assert summary["a"] == summary["b"] == summary["many"] * POINTS // MANY
+            assert summary["single"] == len(points)

@@ -14,8 +14,6 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
-from granian.constants import Interfaces
-from granian.server.embed import Server as EmbeddedServer
 
 from kilter.cli.main import main
 from kilter.core.errors import Conflict, Forbidden
@@ -35,6 +33,7 @@ from kilter.packaging.export.device.updating import Device
 from kilter.packaging.export.signing import make_key, signed_files
 from kilter.server.access import Access
 from kilter.server.app import Parts, build
+from kilter.server.listening import Listener
 from kilter.server.ports import free_port
 from kilter.serving.edge.publishing import publish_folder
 from kilter.serving.edge.service import DeviceService
@@ -101,9 +100,8 @@ class House(Maker):
 
     async def _serve(self):
         self._loop = asyncio.get_running_loop()
-        self._server = EmbeddedServer(
-            self.application.asgi, address="127.0.0.1", port=self.port, interface=Interfaces.ASGI, log_enabled=False
-        )
+        self._server = Listener(self.application.asgi)
+        await self._server.start("127.0.0.1", self.port)
         await self._server.serve()
 
     def _wait(self):

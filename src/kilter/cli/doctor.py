@@ -17,7 +17,7 @@ from kilter.cli.output import answer, table
 from kilter.cli.target import store_name, store_of
 from kilter.core.errors import KilterError
 
-_NEEDED = ("msgspec", "sqlalchemy", "polars", "deltalake", "obstore", "lmdb", "litestar", "granian", "httptools")
+_NEEDED = ("msgspec", "sqlalchemy", "polars", "deltalake", "obstore", "lmdb", "litestar", "httptools")
 _EXTRAS = {"lightgbm": "lightgbm", "xgboost": "xgboost", "skops": "sklearn", "psycopg": "postgres", "mcp": "mcp"}
 _RESERVE = 200 * 1024 * 1024
 

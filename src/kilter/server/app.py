@@ -127,6 +127,8 @@ def build(parts: Parts) -> Application:
     door = Door(parts.access, sessions, identities, known, parts.provider)
     targets = Targets(parts.services)
 
+    wire = _wire(parts, pool, targets)
+
     courier = Courier(parts.database, parts.clock)
     shipper = _shipper(_of(LineageService, parts.services.get("lineage")))
 
@@ -143,6 +145,8 @@ def build(parts: Parts) -> Application:
             await pool.run(courier.stop)
             if shipper is not None:
                 await pool.run(shipper.stop)
+            if wire is not None:
+                await pool.run(wire.close)
             pool.close()
 
     router = _PlainLitestar(
@@ -160,17 +164,17 @@ def build(parts: Parts) -> Application:
         exception_handlers={Exception: _answer_error},
     )
     # Litestar hands the edge's messages through; its own types name the same protocol in other words.
-    asgi = Edge(_beside(cast("App", router), parts, pool, targets), parts.access, sessions, identities, metrics)
+    asgi = Edge(_beside(cast("App", router), wire, parts, pool, targets), parts.access, sessions, identities, metrics)
     return Application(asgi=asgi, registry=registry, sessions=sessions, router=router, closing=closing)
 
 
-def _beside(router: App, parts: Parts, pool: Pool, targets: Targets) -> App:
-    """Return the router with the wires of others beside it, where there are runs to track."""
-    runs = parts.services.get("runs")
-    if not isinstance(runs, RunService):
-        return router
+def _wire(parts: Parts, pool: Pool, targets: Targets) -> Wire | None:
+    """Return what speaks MLflow's wire, where there are runs to track."""
     services = parts.services
-    models, deployed = _of(ModelService, services.get("models")), _of(DeploymentService, services.get("deployments"))
+    runs, models = _of(RunService, services.get("runs")), _of(ModelService, services.get("models"))
+    deployed = _of(DeploymentService, services.get("deployments"))
+    if runs is None:
+        return None
     rooms = Rooms(
         runs,
         models,
@@ -179,7 +183,15 @@ def _beside(router: App, parts: Parts, pool: Pool, targets: Targets) -> App:
         None if models is None or deployed is None else Exported(models, deployed.objects),
         _of(ScorerService, services.get("scorers")),
     )
-    wire = Wire(rooms, pool, targets)
+    return Wire(rooms, pool, targets)
+
+
+def _beside(router: App, wire: Wire | None, parts: Parts, pool: Pool, targets: Targets) -> App:
+    """Return the router with the wires of others beside it."""
+    if wire is None:
+        return router
+    services, rooms = parts.services, wire.rooms
+    runs, models = rooms.runs, rooms.models
     spans = None if rooms.traces is None else Spans(rooms.traces, pool, targets)
     loops = _of(LoopService, services.get("loops"))
     amazon: App = router if models is None or loops is None else Face(Packages(models, loops), pool)

@@ -153,8 +153,7 @@ class Edge:
         await self._identities.refresh()
         if method == "POST" and path == "/" and headers.get(b"x-amz-target", "").startswith(_AMAZON):
             return await self._amazon(scope, receive, headers, answer)
-        query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-        if area == "page" and method == "GET" and any(name == "key" for name, _ in query):
+        if area == "page" and method == "GET" and (query := _with_key(scope.get("query_string", b""))):
             await self._exchange(answer, path, query)
             return area
         try:
@@ -340,21 +339,23 @@ def _has_body(headers: dict[bytes, str]) -> bool:
 async def _whole_body(receive: Receive, headers: dict[bytes, str], limit: int) -> Receive:
     """Read the body up to the limit and return a ``receive`` that hands it over whole."""
     declared = headers.get(b"content-length", "")
-    too_large = TooLarge("the body is too large", where="body", allowed=f"{limit:,} bytes")
     if declared and (not declared.isdecimal() or len(declared) > 18):
         raise Malformed("the length isn't a number", where="Content-Length")
     if declared and int(declared) > limit:
-        raise too_large
+        raise _too_large(limit)
     body = bytearray()
-    more = True
-    while more:
+    while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            break
+            raise Malformed("the body broke off", where="body")
         body += message.get("body", b"")
         if len(body) > limit:
-            raise too_large
-        more = message.get("more_body", False)
+            raise _too_large(limit)
+        if not message.get("more_body", False):
+            return _handed(bytes(body), receive)
+
+
+def _handed(body: bytes, receive: Receive) -> Receive:
     handed = False
 
     async def again() -> Message:
@@ -362,9 +363,19 @@ async def _whole_body(receive: Receive, headers: dict[bytes, str], limit: int) -
         if handed:
             return await receive()
         handed = True
-        return {"type": "http.request", "body": bytes(body), "more_body": False}
+        return {"type": "http.request", "body": body, "more_body": False}
 
     return again
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge("the body is too large", where="body", allowed=f"{limit:,} bytes")
+
+
+def _with_key(text: bytes) -> list[tuple[str, str]]:
+    """Return a query that has a link's key; nothing where it has none."""
+    query = parse_qsl(text.decode("latin-1"), keep_blank_values=True) if text else []
+    return query if any(name == "key" for name, _ in query) else []
 
 
 async def _send_to_login(answer: _Answer, path: str, query: bytes) -> None:

@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
-from granian.constants import Interfaces
-from granian.server.embed import Server
 
 from kilter.core.clock import SystemClock
-from kilter.core.errors import Conflict, KilterError
+from kilter.core.errors import KilterError
 from kilter.governance.oidc import Provider, settings_from
 from kilter.loop.remote import SERVICES
 from kilter.loop.store import clock_from
@@ -26,13 +24,12 @@ from kilter.operations.running import Running
 from kilter.server.access import make_access
 from kilter.server.app import Application, Page, Parts, build
 from kilter.server.door import Door
+from kilter.server.listening import Listener, tls_of
 from kilter.server.ports import free_port
 from kilter.server.trimming import trimming
 from kilter.serving.recording.retention import Retention
 
 log = logging.getLogger("kilter.server")
-
-_LISTENING = 10.0
 
 
 @dataclass(frozen=True)
@@ -126,43 +123,18 @@ def _entrance(door: Door) -> Sequence[Page]:
 
 
 async def _serve(application: Application, config: ServerConfig, port: int, listening: Callable[[], None]) -> None:
-    server = Server(
-        application.asgi,
-        address=config.host,
-        port=port,
-        interface=Interfaces.ASGI,
-        log_enabled=False,
-        websockets=False,
-        backlog=512,
-        ssl_cert=config.tls_cert,
-        ssl_key=config.tls_key,
-    )
-    loop = asyncio.get_running_loop()
-    serving = asyncio.create_task(server.serve())
+    tls = None if config.tls_cert is None else tls_of(config.tls_cert, config.tls_key)
+    listener = Listener(application.asgi, tls=tls)
 
     def end() -> None:
         if application.closing.is_set():  # the second signal
             os._exit(1)
         application.closing.set()
-        server.stop()  # type: ignore[no-untyped-call]  # its author left the annotation out
+        listener.stop()
 
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    await _until_listening(config.host, port, serving)
+    await listener.start(config.host, port)
     listening()
-    await serving
-
-
-async def _until_listening(host: str, port: int, serving: asyncio.Task[None]) -> None:
-    name = "127.0.0.1" if host in {"0.0.0.0", ""} else "::1" if host == "::" else host.strip("[]")  # noqa: S104
-    async with asyncio.timeout(_LISTENING):
-        while not serving.done():
-            try:
-                _, writer = await asyncio.open_connection(name, port)
-            except OSError:
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                return
-    await serving
-    raise Conflict("the server ended before it listened", where=f"{host}:{port}")
+    await listener.serve()

@@ -9,15 +9,12 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from kilter.core.errors import InvalidInput
-from kilter.tracking.columns import columns_of, joined, moment
+from kilter.tracking.columns import BLOCK, columns_of, joined, moment
 from kilter.tracking.rows import stored
-from kilter.tracking.tables import blocks, metrics, summaries
-from kilter.tracking.writing import check_name
+from kilter.tracking.tables import metrics, summaries
+from kilter.tracking.writing import check_name, write_block
 
-_BLOCK = 256
-"""From how many points of one metric on a batch is kept as columns: below that, a row for each costs less than a block."""
 _INSERT = metrics.insert()
-_NEWEST = sa.select(sa.func.coalesce(sa.func.max(metrics.c.id), 0))
 _KNOWN = sa.select(summaries).where(
     summaries.c.run == sa.bindparam("run"), summaries.c.name.in_(sa.bindparam("names", expanding=True))
 )
@@ -52,23 +49,22 @@ def write_columns(
     steps, values, times = columns_of(data, sum(counts))
     known = {row.name: row for row in connection.execute(_KNOWN, {"run": run, "names": list(names)})}
     rows: list[dict[str, Any]] = []
-    kept: list[dict[str, Any]] = []
+    kept: list[tuple[str, int, bytes]] = []
     found: dict[str, _Found] = {}
     begin = 0
     for name, count in zip(names, counts, strict=True):
         own = [column[begin : begin + count] for column in (steps, values, times)]
         begin += count
         found[name] = _found(*own)
-        if count >= _BLOCK:
-            kept.append({"run": run, "name": name, "points": count, "data": joined(*own)})
+        if count >= BLOCK:
+            kept.append((name, count, joined(*own)))
             continue
         rows += [
             {"run": run, "name": name, "step": step, "value": stored(value), "at": moment(at)}
             for step, value, at in zip(*(column.tolist() for column in own), strict=True)
         ]
-    if kept:
-        after = connection.execute(_NEWEST).scalar()
-        connection.execute(blocks.insert(), [{**one, "after": after} for one in kept])
+    for one in kept:
+        write_block(connection, run, *one)
     if rows:
         connection.execute(_INSERT, rows)
     _bring_up_to_date(connection, run, found, known)

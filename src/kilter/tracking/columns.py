@@ -10,7 +10,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kilter.core.errors import InvalidInput
 
@@ -20,9 +20,27 @@ if TYPE_CHECKING:
 WIDTH = 24
 """Bytes of a point."""
 
+BLOCK = 64
+"""From how many points of one metric on a batch is kept as columns: below that, a row for each costs little more to write, and is read
+without unpacking."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST = 253_402_300_799_999_999
 """The last microsecond of the year 9999: later ones are no moment."""
+
+
+class Points(NamedTuple):
+    """Points of one metric in the order of writing, by column.
+
+    Args:
+        steps: Their steps.
+        values: Their values; NaN is one.
+        times: Their moments, in microseconds since 1970.
+    """
+
+    steps: list[int]
+    values: list[float]
+    times: list[int]
 
 
 def packed(steps: Sequence[int], values: Sequence[float], times: Sequence[int]) -> bytes:

@@ -26,6 +26,12 @@ _STATE = Prepared(
     .with_for_update(),
     ["run"],
 )
+_RENEW = Prepared(
+    runs.update()
+    .where(runs.c.id == sa.bindparam("its_run"))
+    .values(status="RUNNING", lease_until=sa.bindparam("its_lease"), ended_at=sa.null(), reason=""),
+    ["its_lease", "its_run"],
+)
 
 
 def lease(wall: Clock, patience: float) -> datetime:
@@ -76,6 +82,4 @@ def alive(connection: sa.Connection, run: str, wall: Clock, *, late: bool = Fals
         raise Conflict(f"run {run} has ended as {status}", where="runs", fix="start another run")
     fresh = lease(wall, patience)
     if status != "RUNNING" or fresh - moment_of(until) > timedelta(seconds=patience / 10):
-        connection.execute(
-            runs.update().where(runs.c.id == run).values(status="RUNNING", lease_until=fresh, ended_at=None, reason="")
-        )
+        _RENEW.run(connection, fresh, run)

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
-from kilter.tracking.columns import columns_of, microseconds, moment
+from kilter.engines.sql.prepared import Prepared
+from kilter.engines.sql.types import moment_of
+from kilter.tracking.columns import Points, columns_of, microseconds, moment
 from kilter.tracking.records import MetricPoint, spelled
 from kilter.tracking.rows import restored, stored
 from kilter.tracking.tables import blocks, metrics
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+_OF = (blocks.c.run == sa.bindparam("run"), blocks.c.name == sa.bindparam("name"))
+_ROWS = Prepared(
+    sa.select(metrics.c.step, metrics.c.value, metrics.c.at)
+    .where(
+        metrics.c.run == sa.bindparam("run"),
+        metrics.c.name == sa.bindparam("name"),
+        metrics.c.step >= sa.bindparam("least", type_=sa.BigInteger),
+    )
+    .order_by(metrics.c.step, metrics.c.id)
+    .limit(sa.bindparam("most", type_=sa.BigInteger))
+    .offset(sa.bindparam("skip", type_=sa.BigInteger)),
+    ["run", "name", "least", "most", "skip"],
+)
+_ANY_BLOCK = Prepared(sa.select(blocks.c.id).where(*_OF).limit(sa.literal_column("1")), ["run", "name"])
+_BLOCKS = Prepared(
+    sa.select(blocks.c.after, blocks.c.points, blocks.c.data).where(*_OF).order_by(blocks.c.id), ["run", "name"]
+)
 
 
 class Series(NamedTuple):
@@ -33,8 +53,7 @@ class Series(NamedTuple):
 
 def has_blocks(connection: sa.Connection, run: str, name: str) -> bool:
     """Say whether some of a metric's points came in bulk: then rows alone are not all of them."""
-    chosen = sa.select(blocks.c.id).where(blocks.c.run == run, blocks.c.name == name).limit(1)
-    return connection.execute(chosen).first() is not None
+    return _ANY_BLOCK.first(connection, run, name) is not None
 
 
 def series(connection: sa.Connection, run: str, name: str) -> Series:
@@ -43,19 +62,16 @@ def series(connection: sa.Connection, run: str, name: str) -> Series:
 
     chosen = sa.select(metrics.c.id, metrics.c.step, metrics.c.value, metrics.c.at)
     rows = connection.execute(chosen.where(metrics.c.run == run, metrics.c.name == name).order_by(metrics.c.id)).all()
-    kept = connection.execute(
-        sa.select(blocks.c.after, blocks.c.points, blocks.c.data)
-        .where(blocks.c.run == run, blocks.c.name == name)
-        .order_by(blocks.c.id)
-    ).all()
+    kept = _BLOCKS.all(connection, run, name)
     parts: list[tuple[Any, Any, Any]] = []
     place = 0
-    for block in kept:
+    for after, points, data in kept:
         until = place
-        while until < len(rows) and rows[until].id <= block.after:
+        while until < len(rows) and rows[until].id <= after:
             until += 1
-        parts.append(_of_rows(rows[place:until]))
-        parts.append(columns_of(bytes(block.data), block.points))
+        if until > place:
+            parts.append(_of_rows(rows[place:until]))
+        parts.append(columns_of(bytes(data), points))
         place = until
     parts.append(_of_rows(rows[place:]))
     steps, values, times = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -65,11 +81,31 @@ def series(connection: sa.Connection, run: str, name: str) -> Series:
     return Series(steps, values, times)
 
 
-def points_of(name: str, found: Series) -> tuple[MetricPoint, ...]:
+def rows_of(connection: sa.Connection, run: str, name: str, after: int | None, skip: int, limit: int) -> Points:
+    """Return those points of a metric that are rows, from a place on.
+
+    Args:
+        connection: Of a transaction that reads.
+        run: The run.
+        name: The metric.
+        after: Only steps greater than this.
+        skip: How many to leave out at the beginning.
+        limit: At most so many.
+    """
+    least = -(2**63) if after is None else after + 1
+    found = _ROWS.all(connection, run, name, least, limit, skip) if least < 2**63 else ()
+    return Points(
+        [step for step, _, _ in found],
+        [restored(value) for _, value, _ in found],
+        [microseconds(moment_of(at)) for _, _, at in found],
+    )
+
+
+def points_of(name: str, found: Points) -> tuple[MetricPoint, ...]:
     """Return columns as points."""
     return tuple(
         MetricPoint(name=name, value=spelled(value), step=step, at=moment(at))
-        for step, value, at in zip(found.steps.tolist(), found.values.tolist(), found.times.tolist(), strict=True)
+        for step, value, at in zip(*found, strict=True)
     )
 
 
@@ -99,19 +135,17 @@ def thin(found: Series, points: int, first: int | None, last: int | None) -> Ser
     return Series(*(column[low:high][newest] for column in found))
 
 
-def there(
+def in_blocks(
     connection: sa.Connection, run: str, name: str, least: int, greatest: int
-) -> set[tuple[int, float | None, datetime]]:
-    """Return which points a metric has between two steps: step, value as a column holds it, and moment."""
-    between = metrics.c.step.between(least, greatest)
-    of = (metrics.c.run == run) & (metrics.c.name == name) & between
-    rows = connection.execute(sa.select(metrics.c.step, metrics.c.value, metrics.c.at).where(of))
-    found = {tuple(row) for row in rows}
-    if has_blocks(connection, run, name):
-        every = series(connection, run, name)
-        inside = (every.steps >= least) & (every.steps <= greatest)
-        columns = (column[inside].tolist() for column in every)
-        found |= {(step, stored(value), moment(at)) for step, value, at in zip(*columns, strict=True)}
+) -> set[tuple[int, float | None, int]]:
+    """Return which points between two steps came in bulk: step, value as a column holds it, and microseconds since 1970."""
+    found: set[tuple[int, float | None, int]] = set()
+    for _, points, data in _BLOCKS.all(connection, run, name):
+        steps, values, times = columns_of(bytes(data), points)
+        inside = (steps >= least) & (steps <= greatest)
+        if inside.any():
+            columns = (column[inside].tolist() for column in (steps, values, times))
+            found |= {(step, stored(value), at) for step, value, at in zip(*columns, strict=True)}
     return found
 
 

@@ -17,17 +17,19 @@ from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
 from kilter.operations.table import operation
 from kilter.tracking.bulk import write_columns
+from kilter.tracking.columns import Points
 from kilter.tracking.experiments import ExperimentOperations, join_experiment
 from kilter.tracking.filters import View, condition, viewed
 from kilter.tracking.inputs import InputOperations
 from kilter.tracking.liveness import LEASE_SECONDS, SILENT, alive, lease, require
 from kilter.tracking.logged_models import write_model_metrics
 from kilter.tracking.orders import Orders
-from kilter.tracking.points import Series, has_blocks, points_of, series, thin
+from kilter.tracking.points import has_blocks, points_of, rows_of, series, thin
 from kilter.tracking.projection import ProjectionOperations
 from kilter.tracking.records import ExperimentRuns, MetricPoint, ModelMetric, Run, RunPage, Status, spelled
 from kilter.tracking.rows import filled, one_run, restored
 from kilter.tracking.tables import metrics, runs, tags, writes
+from kilter.tracking.together import Together
 from kilter.tracking.uploads import UploadOperations
 from kilter.tracking.writing import write_metrics, write_params, write_tags
 
@@ -448,7 +450,8 @@ class RunService(ExperimentOperations, InputOperations, UploadOperations, Projec
         with self._database.reading() as connection:
             require(connection, run)
             if has_blocks(connection, run, name):
-                return points_of(name, thin(series(connection, run, name), points, first, last))
+                thinned = thin(series(connection, run, name), points, first, last)
+                return points_of(name, Points(*(column.tolist() for column in thinned)))
             count, least, greatest = connection.execute(
                 sa.select(sa.func.count(), sa.func.min(metrics.c.step), sa.func.max(metrics.c.step)).where(of)
             ).one()
@@ -456,8 +459,8 @@ class RunService(ExperimentOperations, InputOperations, UploadOperations, Projec
                 width = max((greatest - least + 1) // max(points - 2, 1), 1)
                 # One of each stretch of steps: the newest point of its last step; and the ends as they are.
                 stretch = (metrics.c.step - least) // width
-                thinned = sa.select(sa.func.max(metrics.c.id)).where(of).group_by(stretch)
-                newest = sa.union(thinned, sa.select(sa.func.min(metrics.c.id)).where(of & (metrics.c.step == least)))
+                each = sa.select(sa.func.max(metrics.c.id)).where(of).group_by(stretch)
+                newest = sa.union(each, sa.select(sa.func.min(metrics.c.id)).where(of & (metrics.c.step == least)))
             query = sa.select(metrics.c.value, metrics.c.step, metrics.c.at).where(metrics.c.id.in_(newest))
             rows = connection.execute(query.order_by(metrics.c.step, metrics.c.id)).all()
         return tuple(
@@ -476,22 +479,33 @@ class RunService(ExperimentOperations, InputOperations, UploadOperations, Projec
             skip: How many to leave out at the beginning.
             limit: At most so many.
         """
-        query = sa.select(metrics.c.value, metrics.c.step, metrics.c.at)
-        query = query.where(metrics.c.run == run, metrics.c.name == name)
-        if after is not None:
-            query = query.where(metrics.c.step > after)
+        return points_of(name, self.metric_columns(run, name, after=after, skip=skip, limit=limit))
+
+    def metric_columns(
+        self, run: str, name: str, *, after: int | None = None, skip: int = 0, limit: int = 100_000
+    ) -> Points:
+        """Return the points of a metric as :meth:`metric_points` does, by column: a point for each of them costs more than reading it.
+
+        Args:
+            run: The run.
+            name: The metric.
+            after: Only steps greater than this.
+            skip: How many to leave out at the beginning.
+            limit: At most so many.
+        """
         with self._database.reading() as connection:
             require(connection, run)
             if has_blocks(connection, run, name):
                 every = series(connection, run, name)
                 begin = skip + (0 if after is None else int(every.steps.searchsorted(after, "right")))
-                return points_of(name, Series(*(column[begin : begin + limit] for column in every)))
-            rows = connection.execute(query.order_by(metrics.c.step, metrics.c.id).offset(skip).limit(limit)).all()
-        return tuple(
-            MetricPoint(name=name, value=spelled(restored(value)), step=step, at=at) for value, step, at in rows
-        )
+                return Points(*(column[begin : begin + limit].tolist() for column in every))
+            return rows_of(connection, run, name, after, skip, limit)
 
     # ------------------------------------------------------------ within
+
+    def together(self) -> Together:
+        """Return what writes batches that come at once in one commit, for one thread."""
+        return Together(self._database, self._wall)
 
     def _first(self, connection: sa.Connection, run: str, key: str) -> bool:
         try:

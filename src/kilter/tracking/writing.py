@@ -13,13 +13,16 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from kilter.core.clock import utc
 from kilter.core.errors import Conflict, InvalidInput
 from kilter.engines.sql.prepared import Prepared
 from kilter.engines.sql.types import json_text, moment
-from kilter.tracking.points import has_blocks, there
+from kilter.tracking.columns import BLOCK, Points, microseconds, packed
+from kilter.tracking.columns import moment as moment_at
+from kilter.tracking.points import has_blocks, in_blocks
 from kilter.tracking.records import MetricPoint
 from kilter.tracking.rows import stored
-from kilter.tracking.tables import metrics, params, summaries, tags
+from kilter.tracking.tables import blocks, metrics, params, summaries, tags
 
 _NAME = re.compile(r"^(?=.*\S)[\w ./@:+%()\-]{1,250}$")
 _POINT = ["run", "name", "step", "value", "at"]
@@ -57,6 +60,32 @@ _BETWEEN = Prepared(
         metrics.c.step.between(sa.bindparam("first"), sa.bindparam("last")),
     ),
     ["run", "name", "first", "last"],
+)
+_PARAM = Prepared(
+    sa.select(params.c.value).where(params.c.run == sa.bindparam("run"), params.c.name == sa.bindparam("name")),
+    ["run", "name"],
+)
+_PARAMS = ["run", "name", "value", "number"]
+_GIVE = Prepared(
+    params.insert().values({name: sa.bindparam(f"its_{name}") for name in _PARAMS}).inline(),
+    [f"its_{name}" for name in _PARAMS],
+    plain=["its_value"],
+)
+_TAG: dict[str, Any] = {name: sa.bindparam(f"its_{name}") for name in ("run", "name", "value")}
+_SAY = {
+    dialect: Prepared(
+        (said := insert(tags).values(_TAG)).on_conflict_do_update(
+            index_elements=["run", "name"], set_={"value": said.excluded["value"]}
+        ),
+        [f"its_{name}" for name in _TAG],
+    )
+    for dialect, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
+}
+_NEWEST = Prepared(sa.select(sa.func.coalesce(sa.func.max(metrics.c.id), sa.literal_column("0"))), [])
+_BLOCK = ["run", "name", "after", "points", "data"]
+_KEEP = Prepared(
+    blocks.insert().values({name: sa.bindparam(f"its_{name}") for name in _BLOCK}).inline(),
+    [f"its_{name}" for name in _BLOCK],
 )
 _Row: TypeAlias = tuple[str, str, int, float | None, Any]
 """A point as the driver has it: run, name, step, value, time."""
@@ -119,34 +148,37 @@ def write_params(connection: sa.Connection, run: str, given: Mapping[str, Any]) 
     """
     if not given:
         return
-    chosen = sa.select(params.c.name, params.c.value).where(params.c.run == run, params.c.name.in_(list(given)))
-    known = {row.name: row.value for row in connection.execute(chosen)}
     new = []
     for name, value in given.items():
         check_name(name, "param")
         number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
         said = value if number is None or math.isfinite(number) else str(value)
-        plain = msgspec.json.decode(json_text(said))  # as it will come back: a tuple is a list
-        if name not in known:
+        text = None if said is None else json_text(said)
+        known = _PARAM.first(connection, run, name)
+        if known is None:
             compared = _spelled_number(value) if isinstance(value, str) else number
-            new.append(
-                {"run": run, "name": name, "value": plain, "number": None if compared is None else stored(compared)}
-            )
-        elif known[name] != plain:
+            new.append((run, name, text, None if compared is None else stored(compared)))
+        elif (before := _decoded(known[0])) != _decoded(text):  # as it will come back: a tuple is a list
             raise Conflict(
-                f"param {name!r} of run {run} is {known[name]!r} and can't become {value!r}",
+                f"param {name!r} of run {run} is {before!r} and can't become {value!r}",
                 where="runs",
                 fix="start another run, or log what changes as a metric",
             )
     if new:
-        connection.execute(params.insert(), new)
+        _GIVE.many(connection, new)
+
+
+def _decoded(text: str | None) -> Any:
+    return None if text is None else msgspec.json.decode(text)
 
 
 def write_tags(connection: sa.Connection, run: str, given: Mapping[str, str]) -> None:
     """Write tags; the newest word counts."""
+    if not given:
+        return
     for name in given:
         check_name(name, "tag")
-    upsert(connection, tags, [{"run": run, "name": name, "value": value} for name, value in given.items()])
+    _SAY[connection.dialect.name].many(connection, [(run, name, value) for name, value in given.items()])
 
 
 def write_metrics(
@@ -162,72 +194,87 @@ def write_metrics(
         once: Leave out points that are there already, equal in step, value and time: a client that has no keys sends a batch
             again when its answer was lost.
     """
-    if not points:
-        return
-    by_name: dict[str, list[MetricPoint]] = {}
+    times: dict[datetime, int] = {}
+    by_name: dict[str, Points] = {}
     for point in points:
-        by_name.setdefault(point.name, []).append(point)
-    known: dict[str, _Summary] = {}
-    for name in by_name:
-        check_name(name, "metric")
-        if (found := _KNOWN.first(connection, run, name)) is not None:
-            known[name] = _Summary(*found)
+        at = now if point.at is None else point.at
+        time = times.get(at)
+        if time is None:
+            time = times[at] = microseconds(utc(at))
+        columns = by_name.get(point.name)
+        if columns is None:
+            columns = by_name[point.name] = Points([], [], [])
+        columns.steps.append(point.step)
+        columns.values.append(float(point.value))
+        columns.times.append(time)
+    write_points(connection, run, by_name, once=once)
+
+
+def write_points(connection: sa.Connection, run: str, given: Mapping[str, Points], *, once: bool = False) -> None:
+    """Add points to metrics as :meth:`write_metrics` does, by name and column; many of one metric become a block, few become rows."""
+    times = _Times(connection.dialect)
     rows: list[_Row] = []
-    for name, batch in _rows(connection, run, by_name, now).items():
-        new = _unknown(connection, batch, known[name].last_step) if once and name in known else batch
-        if new:
-            _summarise(connection, new, known.get(name))
-            rows += new
+    for name, points in given.items():
+        check_name(name, "metric")
+        found = _KNOWN.first(connection, run, name)
+        before = None if found is None else _Summary(*found)
+        new = points
+        # A metric that only moves on to later steps has none of them yet.
+        if once and before is not None and min(points.steps) <= before.last_step:
+            new = _unknown(connection, run, name, points, times)
+        if not new.steps:
+            continue
+        _summarise(connection, run, name, new, before, times)
+        if len(new.steps) >= BLOCK and min(new.times) >= 0:
+            write_block(connection, run, name, len(new.steps), packed(*new))
+        else:
+            rows += [(run, name, step, stored(value), times[at]) for step, value, at in zip(*new, strict=True)]
     if rows:
         _INSERT.many(connection, rows)
 
 
-def _rows(
-    connection: sa.Connection, run: str, by_name: Mapping[str, list[MetricPoint]], now: datetime
-) -> dict[str, list[_Row]]:
-    """Return points as the driver has them; each moment is put into its form once."""
-    times: dict[datetime | None, Any] = {None: moment(now, connection.dialect)}
-    found: dict[str, list[_Row]] = {}
-    for name, batch in by_name.items():
-        rows = found[name] = []
-        for point in batch:
-            at = times.get(point.at)
-            if at is None and point.at is not None:
-                at = times[point.at] = moment(point.at, connection.dialect)
-            rows.append((run, name, point.step, stored(float(point.value)), at))
-    return found
+def write_block(connection: sa.Connection, run: str, name: str, points: int, data: bytes) -> None:
+    """Keep points of one metric as the columns that they are."""
+    ((after,),) = _NEWEST.all(connection)
+    _KEEP.run(connection, run, name, after, points, data)
 
 
-def _unknown(connection: sa.Connection, rows: list[_Row], last_step: int) -> list[_Row]:
-    """Return the rows of a metric that are not there yet; one that only moves on to later steps is not looked at."""
-    steps = [row[2] for row in rows]
-    least = min(steps)
-    if least > last_step:
-        return rows
-    run, name, *_ = rows[0]
-    present = {tuple(found) for found in _BETWEEN.all(connection, run, name, least, max(steps))}
-    if has_blocks(connection, run, name):
-        present |= {
-            (step, value, moment(at, connection.dialect))
-            for step, value, at in there(connection, run, name, least, max(steps))
-        }
-    return [row for row in rows if row[2:] not in present]
+class _Times(dict[int, Any]):
+    """Moments as the driver has them, by their microseconds since 1970: points that come together often share one."""
+
+    def __init__(self, dialect: sa.Dialect) -> None:
+        super().__init__()
+        self._dialect = dialect
+
+    def __missing__(self, time: int) -> Any:
+        self[time] = found = moment(moment_at(time), self._dialect)
+        return found
+
+
+def _unknown(connection: sa.Connection, run: str, name: str, points: Points, times: _Times) -> Points:
+    """Return those of a metric's points that are not there yet."""
+    least, greatest = min(points.steps), max(points.steps)
+    rows = {tuple(found) for found in _BETWEEN.all(connection, run, name, least, greatest)}
+    kept = in_blocks(connection, run, name, least, greatest) if has_blocks(connection, run, name) else set()
+    new = [
+        (step, value, at)
+        for step, value, at in zip(*points, strict=True)
+        if (step, stored(value), times[at]) not in rows and (step, stored(value), at) not in kept
+    ]
+    return Points(*(list(column) for column in zip(*new, strict=True))) if new else Points([], [], [])
 
 
 def _summarise(
-    connection: sa.Connection,
-    rows: Sequence[_Row],
-    before: _Summary | None,
+    connection: sa.Connection, run: str, name: str, new: Points, before: _Summary | None, times: _Times
 ) -> None:
-    """Bring a metric's one line up to date with new rows."""
-    run, name, *_ = newest = rows[0]
-    for row in rows:  # the newest of a step is the one written last
-        newest = row if row[2] >= newest[2] else newest
-    finite = [value for *_, value, _ in rows if value is not None and math.isfinite(value)]
+    """Bring a metric's one line up to date with new points."""
+    last_step = max(new.steps)
+    place = len(new.steps) - 1 - new.steps[::-1].index(last_step)  # the newest of a step is the one written last
+    last, last_at = stored(new.values[place]), times[new.times[place]]
+    finite = [value for value in new.values if math.isfinite(value)]
     if before is not None:
         finite.extend(value for value in (before.least, before.greatest) if value is not None)
-    least, greatest = min(finite, default=None), max(finite, default=None)
-    points, last, last_step, last_at = len(rows), newest[3], newest[2], newest[4]
+    least, greatest, points = min(finite, default=None), max(finite, default=None), len(new.steps)
     if before is None:
         _SUMMARISE.run(connection, points, last, last_step, least, greatest, last_at, run, name)
         return

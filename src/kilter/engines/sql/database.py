@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from kilter.core.errors import Conflict, InvalidInput, Unavailable
 from kilter.engines.sql.failures import translated
+from kilter.engines.sql.held import Held
 from kilter.engines.sql.migrations.fresh import make
 from kilter.engines.sql.migrations.versions import HEAD, REVISIONS, TABLES
 from kilter.engines.sql.types import Json, UtcDateTime
@@ -108,6 +109,10 @@ class Database:
                 yield connection
         finally:
             self._thread.writing = False
+
+    def hold(self) -> Held:
+        """Return a connection for a thread that writes again and again; whoever asks closes it, before the database."""
+        return Held(self.where, self._writing)
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:

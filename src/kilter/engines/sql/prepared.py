@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -37,6 +38,25 @@ class Prepared:
             return _sqlite(connection, form.text, form.arranged(values)).fetchall()
         return connection.exec_driver_sql(form.text, form.arranged(values)).all()
 
+    def rows(self, connection: sa.Connection, *values: Any) -> Sequence[Any]:
+        """Return all rows by name, their values as the types of their columns give them."""
+        form = self._form(connection)
+        if form.shape is None:  # a driver that has types of its own: what they become depends on what comes
+            return connection.execute(self._statement, dict(zip(self._names, values, strict=True))).all()
+        row, changes = form.shape
+        found = self.all(connection, *values)
+        if not changes:
+            return [row._make(values) for values in found]
+        return [
+            row._make(
+                [
+                    value if change is None or value is None else change(value)
+                    for value, change in zip(values, changes, strict=True)
+                ]
+            )
+            for values in found
+        ]
+
     def run(self, connection: sa.Connection, *values: Any) -> None:
         """Run it once."""
         form = self._form(connection)
@@ -62,6 +82,9 @@ class Prepared:
         return form
 
 
+_Shape = tuple[Any, Sequence[Callable[[Any], Any] | None]]
+
+
 class _Form:
     """A statement as one driver wants it.
 
@@ -69,12 +92,14 @@ class _Form:
         text: The SQL.
         arranged: Puts values into the driver's form.
         own: The driver is asked by ourselves.
+        shape: A row by name, and what makes its values of the driver's, empty where nothing does; None where SQLAlchemy is asked.
     """
 
-    def __init__(self, text: str, arranged: Callable[[Sequence[Any]], Any], *, own: bool) -> None:
+    def __init__(self, text: str, arranged: Callable[[Sequence[Any]], Any], *, own: bool, shape: _Shape | None) -> None:
         self.text = text
         self.arranged = arranged
         self.own = own
+        self.shape = shape
 
 
 def _sqlite(connection: sa.Connection, text: str, values: Any, *, many: bool = False) -> sqlite3.Cursor:
@@ -94,6 +119,7 @@ def _form(statement: sa.Executable, names: Sequence[str], plain: frozenset[str],
         name: change for name, change in changes.items() if name not in plain
     }
     fixed = {name: value for name, value in compiled.params.items() if name not in names}
+    shape = _shape(compiled, dialect) if own else None
     order: Sequence[str] | None = compiled.positiontup if compiled.positional else None
 
     def value_of(name: str) -> Callable[[Sequence[Any]], Any]:
@@ -106,8 +132,17 @@ def _form(statement: sa.Executable, names: Sequence[str], plain: frozenset[str],
 
     if order is None:
         takers = {name: value_of(name) for name in compiled.params}
-        return _Form(compiled.string, lambda values: {name: take(values) for name, take in takers.items()}, own=own)
+        return _Form(
+            compiled.string, lambda values: {name: take(values) for name, take in takers.items()}, own=own, shape=shape
+        )
     if list(order) == list(names) and not any(name in processors for name in names):
-        return _Form(compiled.string, tuple, own=own)
+        return _Form(compiled.string, tuple, own=own, shape=shape)
     ordered = [value_of(name) for name in order]
-    return _Form(compiled.string, lambda values: tuple([take(values) for take in ordered]), own=own)
+    return _Form(compiled.string, lambda values: tuple([take(values) for take in ordered]), own=own, shape=shape)
+
+
+def _shape(compiled: Any, dialect: sa.Dialect) -> _Shape:
+    columns = compiled._result_columns  # noqa: SLF001 - what SQLAlchemy itself makes rows of
+    row = namedtuple("row", [column.keyname for column in columns])  # type: ignore[misc]  # noqa: PYI024 - of any statement
+    changes = [column.type._cached_result_processor(dialect, None) for column in columns]  # noqa: SLF001 - see above
+    return row, changes if any(change is not None for change in changes) else ()

@@ -24,7 +24,7 @@ from kilter.server.mlflow.exported import Exported
 from kilter.server.mlflow.fetching import Fetching, is_fetched
 from kilter.server.mlflow.fields import Fields, Query
 from kilter.server.mlflow.histories import Histories
-from kilter.server.mlflow.hot import Hot
+from kilter.server.mlflow.hot import LARGEST, Hot
 from kilter.server.mlflow.llm import READING, calls_of_3, calls_of_scorers, traces_of_2
 from kilter.server.mlflow.models import Models
 from kilter.server.mlflow.multipart import MULTIPART
@@ -176,10 +176,15 @@ class Wire:
         rooms: What it speaks for.
         pool: Where their operations run.
         targets: Finds what a call is about.
+
+    Attributes:
+        rooms: What it speaks for.
+        hot: The calls that a training makes all the time.
     """
 
     def __init__(self, rooms: Rooms, pool: Pool, targets: Targets) -> None:
         runs, traces, datasets = rooms.runs, rooms.traces, rooms.datasets
+        self.rooms = rooms
         self._pool = pool
         self._targets = targets
         self._artifacts = Artifacts(runs, pool, traces, rooms.exported)
@@ -191,12 +196,16 @@ class Wire:
         of_3 = calls_of_3(runs, traces, datasets) if traces is not None and datasets is not None else {}
         of_scorers = {} if rooms.scorers is None else calls_of_scorers(runs, rooms.scorers)
         self._of_3 = Table({**of_3, **of_scorers})
-        self._hot = Hot(of)
+        self.hot = Hot(runs)
         self._fixed = {
             "/version": (VERSION.encode(), _TEXT),
             "/health": (b"OK", _TEXT),
             "/api/3.0/mlflow/server-info": (msgspec.json.encode(_INFO), _JSON),
         }
+
+    def close(self) -> None:
+        """End what it runs."""
+        self.hot.groups.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a call; its errors are MLflow's."""
@@ -249,11 +258,12 @@ class Wire:
         below = path.removeprefix(_API)
         needed = _needs(path, method)
         allowed = ROLES.index(identity.role) >= ROLES.index(needed)
-        hot = self._hot.calls.get(below) if content and allowed and not given else None
+        hot = self.hot.calls.get(below) if allowed and not given and 0 < len(content) <= LARGEST else None
+        if hot is not None and await self.hot.groups.ask((hot, content)):
+            await reply(send, 200, b"{}", [_JSON])
+            return
 
         def answer() -> bytes:
-            if hot is not None and hot(content):
-                return b"{}"
             said = {**given, **read_object(content)}
             if not allowed:
                 identity.check(needed, self._targets.of_wire(below, said, parts), path)
@@ -298,6 +308,8 @@ async def reply(send: Send, status: int, body: bytes, headers: Iterable[tuple[by
 
 
 def _query(text: bytes) -> dict[str, Query]:
+    if not text:
+        return {}
     found: defaultdict[str, Query] = defaultdict(Query)
     try:
         pairs = parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=_ASKED)

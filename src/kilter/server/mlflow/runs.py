@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from math import isfinite
 from typing import Any, TypeVar
+
+import msgspec
 
 from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.server.mlflow.experiments import EPOCH, Experiments, millis, view_of
@@ -24,7 +27,7 @@ from kilter.server.mlflow.limits import (
 from kilter.server.mlflow.names import random_name
 from kilter.server.mlflow.problems import INVALID, MISSING, Refused
 from kilter.server.mlflow.words import in_mlflows_words
-from kilter.tracking.records import DatasetInput, MetricPoint, ModelMetric, ModelUse, Run, Status, spelled
+from kilter.tracking.records import DatasetInput, MetricPoint, ModelMetric, ModelUse, Number, Run, Status, spelled
 from kilter.tracking.service import RunService
 
 T = TypeVar("T")
@@ -32,7 +35,9 @@ T = TypeVar("T")
 PATIENCE = 3600.0
 """Seconds of silence from which a run counts as dead: MLflow's clients give no sign of life between two calls."""
 
-_NAME = "mlflow.runName"
+NAME = "mlflow.runName"
+"""The tag that is a run's name."""
+
 _USER = "mlflow.user"
 _MODELS = "mlflow.log-model.history"
 _HISTORY = 1_000_000
@@ -52,6 +57,22 @@ _STATUSES: dict[str, Status] = {
 _SHOWN = {"INTERRUPTED": "KILLED"}
 
 
+class HistoryPoint(msgspec.Struct, frozen=True, gc=False):
+    """A point as MLflow shows it; of a curve there are many.
+
+    Args:
+        key: The metric.
+        value: Its value; what JSON can't say is spelled out.
+        timestamp: Milliseconds since 1970.
+        step: The step that it belongs to.
+    """
+
+    key: str
+    value: Number
+    timestamp: int
+    step: int
+
+
 class Runs:
     """The calls about runs.
 
@@ -69,18 +90,18 @@ class Runs:
         experiment = self._experiments.active(fields.text("experiment_id") or "0")
         tags = _tags(fields)
         name = fields.text("run_name")
-        if name and tags.get(_NAME, name) != name:
+        if name and tags.get(NAME, name) != name:
             raise Refused(
                 INVALID,
                 "Both 'run_name' argument and 'mlflow.runName' tag are specified, but with different values "
-                f"(run_name='{name}', mlflow.runName='{tags[_NAME]}').",
+                f"(run_name='{name}', mlflow.runName='{tags[NAME]}').",
             )
-        name = name or tags.get(_NAME) or random_name()
+        name = name or tags.get(NAME) or random_name()
         user = fields.text("user_id")
         run = self._runs.start(
             experiment.name,
             name,
-            tags={**({_USER: user} if user and _USER not in tags else {}), **tags, _NAME: name},
+            tags={**({_USER: user} if user and _USER not in tags else {}), **tags, NAME: name},
             started_at=moment(fields.integer("start_time")) if fields.has("start_time") else None,
             patience=PATIENCE,
         )
@@ -99,7 +120,7 @@ class Runs:
         ended = moment(fields.integer("end_time")) if fields.has("end_time") else None
         changed = self._active(run, lambda: self._runs.change(run, name or None, _STATUSES.get(said), ended))
         if name:
-            self._runs.log_tags(run, {_NAME: name})
+            self._runs.log_tags(run, {NAME: name})
         return {"run_info": _info(changed)}
 
     def delete(self, fields: Fields) -> dict[str, Any]:
@@ -203,11 +224,15 @@ class Runs:
         limit = fields.integer("max_results", least=1) if fields.has("max_results") else _HISTORY
         start = _place(fields.text("page_token"))
         try:
-            points = self._runs.metric_points(run, key, skip=start, limit=limit + 1)
+            points = self._runs.metric_columns(run, key, skip=start, limit=limit + 1)
         except NotFound:  # a run that isn't there has no history, says MLflow
             return {}
-        answer: dict[str, Any] = {"metrics": [metric_of(point) for point in points[:limit]]}
-        return answer if len(points) <= limit else {**answer, "next_page_token": str(start + limit)}
+        shown = [
+            HistoryPoint(key, value if isfinite(value) else spelled(value), at // 1000, step)
+            for step, value, at in zip(*points, strict=True)
+        ]
+        answer: dict[str, Any] = {"metrics": shown[:limit]}
+        return answer if len(shown) <= limit else {**answer, "next_page_token": str(start + limit)}
 
     def search(self, fields: Fields) -> dict[str, Any]:
         """``runs/search``."""
@@ -262,8 +287,8 @@ class Runs:
         except Conflict:
             self._alive(run)
             raise Refused(INVALID, self._changed(run, params or {})) from None
-        if tags and tags.get(_NAME):
-            self._runs.change(run, name=tags[_NAME])
+        if tags and tags.get(NAME):
+            self._runs.change(run, name=tags[NAME])
 
     def _alive(self, run: str) -> None:
         if self._run(run).deleted_at is not None:
