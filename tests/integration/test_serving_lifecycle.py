@@ -96,7 +96,7 @@ def front(tmp_path_factory):
 def test_a_row_whose_time_is_up_is_not_sent_and_the_others_are_answered(front):
     with Held(front, "late") as held:
         first = held.ask()  # in the worker's hands: nobody can take it back
-        patient, hurried = held.ask(), held.ask(x_request_timeout="200")
+        patient, hurried = held.ask(), held.ask(x_request_timeout="1500")
         late = hurried.result(10)
         assert (late.status_code, late.json()["status"]) == (504, 504)
         assert not patient.done()

@@ -18,6 +18,9 @@ from kilter.packaging.native import Buffer, ModelSpec, check_model, check_shape
 Link = Literal["identity", "logit", "softmax", "one-vs-rest", "exp"]
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
+_FAR = -709.0
+"""Below it the exponential of the negative is beyond float64."""
+
 
 class Linear(msgspec.Struct, frozen=True, kw_only=True):
     """A linear model.
@@ -133,8 +136,14 @@ def means(form: Linear, example: Matrix) -> Linear:
 
 
 def _logistic(values: Matrix) -> Matrix:
+    found: Matrix
+    if (
+        values.size == 1 and values.item() > _FAR
+    ):  # one row, which is in a hurry: to say what to ignore takes as long again
+        found = 1.0 / (1.0 + np.exp(-values))
+        return found
     with np.errstate(over="ignore"):  # far below zero the exponential is infinite, and the answer 0
-        found: Matrix = 1.0 / (1.0 + np.exp(-values))
+        found = 1.0 / (1.0 + np.exp(-values))
     return found
 
 
