@@ -29,6 +29,17 @@ def test_frames_are_found_however_they_are_cut(frames, cuts, size):
     assert looked_at == copied == frames
 
 
+def test_a_long_frame_leaves_no_long_buffer():
+    incoming, model = Incoming(64), frame(1, 0, 0, bytes(5000))
+    found = []
+    for start in range(0, len(model), 40):
+        piece = model[start : start + 40]
+        incoming.room()[: len(piece)] = piece
+        found += [len(payload) for *_, payload in incoming.took(len(piece))]
+    assert found == [5000]
+    assert len(incoming.room()) == 64
+
+
 @given(st.lists(st.binary(max_size=50), max_size=5))
 def test_a_frame_in_parts_is_the_frame(parts):
     assert b"".join(framed(3, 7, 2, parts)) == frame(3, 7, 2, b"".join(parts))

@@ -72,6 +72,8 @@ class PredictionLog:
     def append(self, record: Record) -> int:
         """Write what may be recorded of a record; when this returns, it survives the death of the process.
 
+        One thread writes: every record is put together in the same buffer.
+
         Returns:
             Its position.
         """

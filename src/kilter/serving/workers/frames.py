@@ -61,10 +61,11 @@ class Incoming:
     """A buffer that a socket fills, and the frames in it: they are looked at where they lie.
 
     Args:
-        size: Its bytes; it grows for a frame that is longer.
+        size: Its bytes; for a frame that is longer, as one with a model, it grows until that has been looked at.
     """
 
     def __init__(self, size: int) -> None:
+        self._size = size
         self._buffer = bytearray(size)
         self._end = 0
 
@@ -85,8 +86,9 @@ class Incoming:
             yield kind, ticket, rows, held[start + HEAD.size : start + wanted]
             start, wanted = start + wanted, HEAD.size
         left = self._end - start
-        if wanted > len(self._buffer):
-            self._buffer = bytearray(wanted)
+        needed = max(wanted, self._size, left)
+        if needed != len(self._buffer):
+            self._buffer = bytearray(needed)
         if left and (start or len(self._buffer) != len(held)):
             self._buffer[:left] = bytes(held[start : self._end])
         self._end = left

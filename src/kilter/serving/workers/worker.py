@@ -105,6 +105,7 @@ def serve(connection: socket.socket) -> None:
                 except KilterError as error:
                     connection.sendall(frame(REFUSED, ticket, 0, str(error).encode()))
                     return
+                payload.release()  # a model may be large: what it came in is not kept beside it
                 connection.sendall(frame(READY, ticket, 0, b""))
 
 
