@@ -106,9 +106,8 @@ class _Listed(Sequence[T]):
 
     __slots__ = ("_count", "_list")
 
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._list: list[T] | None = None
+    _count: int
+    _list: list[T] | None
 
     def __len__(self) -> int:
         return self._count
@@ -142,7 +141,11 @@ class Keys(_Listed[str]):
     __slots__ = ("runs",)
 
     def __init__(self, runs: Sequence[str | Run]) -> None:
-        super().__init__(sum([1 if type(run) is str else int(run[1]) for run in runs]))
+        self._list = None
+        if len(runs) == 1 and type(runs[0]) is tuple:
+            self._count = runs[0][1]
+        else:
+            self._count = sum([1 if type(run) is str else int(run[1]) for run in runs])
         self.runs = runs
 
     def _listed(self) -> list[str]:
@@ -166,7 +169,8 @@ class Runs(_Listed[T]):
     __slots__ = ("runs",)
 
     def __init__(self, runs: Sequence[tuple[T, int]]) -> None:
-        super().__init__(runs[0][1] if len(runs) == 1 else sum([count for _, count in runs]))
+        self._list = None
+        self._count = runs[0][1] if len(runs) == 1 else sum([count for _, count in runs])
         self.runs = runs
 
     @property

@@ -1,5 +1,7 @@
 """A log's segment is brought to the disk while it grows, and a disk that fails meanwhile is not passed over."""
 
+import ctypes
+import mmap
 import os
 from pathlib import Path
 
@@ -85,3 +87,47 @@ def test_closing_leaves_no_thread_and_no_descriptor(tmp_path):
     follower.close()
     assert follower._thread is None
     assert _open() == before
+
+
+def _resident(path):
+    """Return which share of a file's pages is in memory."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    size = path.stat().st_size
+    pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE) as memory:
+        held = (ctypes.c_char * size).from_buffer(memory)
+        failed = libc.mincore(ctypes.byref(held), ctypes.c_size_t(size), pages)
+        del held
+    return sum(page & 1 for page in pages) / len(pages) if not failed else None
+
+
+def _forgets(folder):
+    """Say whether a file's pages can be told to leave here: they can't where the file is nothing but pages."""
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    path = folder / "probe"
+    path.write_bytes(MEGABYTE)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    found = _resident(path)
+    path.unlink()
+    return found == 0
+
+
+def test_only_the_newest_segments_stay_in_memory(tmp_path):
+    if not _forgets(tmp_path):
+        pytest.skip("this file system keeps its files in memory")
+    log = Log.open(tmp_path / "log", segment_bytes=2 << 20)
+    known = [log.append(MEGABYTE[: (1 << 20) - 12]) for _ in range(12)]
+    log.close()
+    segments = sorted((tmp_path / "log").glob("*.log"))
+    assert [round(_resident(path), 1) for path in segments] == [0, 0, 0, 1, 1, 1]
+    assert [position for position, _ in Log.open(tmp_path / "log", readonly=True).read()] == known
+
+
+def test_a_segment_that_was_removed_meanwhile_is_no_error(tmp_path):
+    follower = Behind()
+    for number in range(4):
+        follower.begin(tmp_path / f"{number}.log")
+    follower.close()

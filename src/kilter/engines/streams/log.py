@@ -408,8 +408,8 @@ class Log:
         os.fdatasync(self._tail)
         descriptor = os.open(self._path(self._segment + 1), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         os.close(self._tail)
+        self._behind.begin(self._path(self._segment))
         self._tail, self._segment, self._offset = descriptor, self._segment + 1, 0
-        self._behind.begin()
         sync_folder(self._folder)
 
     def _undo(self) -> None:

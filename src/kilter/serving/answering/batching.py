@@ -168,7 +168,7 @@ class Backlog:
 
     def ahead(self, urgency: int) -> int:
         """Return how many rows wait that are no less urgent."""
-        return sum(self._rows[: urgency + 1]) if any(self._rows) else 0
+        return sum(self._rows[: urgency + 1])
 
     def __iter__(self) -> Iterator[Question]:
         """Yield what waits, the most urgent first."""

@@ -10,6 +10,7 @@ from datetime import datetime
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from kilter.core.errors import KilterError
@@ -23,7 +24,7 @@ from kilter.serving.workers.frames import wide
 Lookup = Callable[[Any, Sequence[str | None], Sequence[datetime]], "np.ndarray[Any, np.dtype[np.float64]]"]
 
 
-class Ask:
+class Ask(msgspec.Struct, eq=False):
     """One request's rows, read and checked.
 
     Args:
@@ -37,27 +38,14 @@ class Ask:
         context: Its place in a trace, or None.
     """
 
-    __slots__ = ("answer", "arrived", "context", "fail", "given", "item", "terms", "version")
-
-    def __init__(
-        self,
-        given: Given,
-        item: Item,
-        arrived: float,
-        answer: Callable[[int, int, PredictionBatch], None],
-        fail: Callable[[KilterError], None],
-        version: int | None = None,
-        terms: Terms = PLAIN,
-        context: Context | None = None,
-    ) -> None:
-        self.context = context
-        self.given = given
-        self.item = item
-        self.arrived = arrived
-        self.answer = answer
-        self.fail = fail
-        self.version = version
-        self.terms = terms
+    given: Given
+    item: Item
+    arrived: float
+    answer: Callable[[int, int, PredictionBatch], None]
+    fail: Callable[[KilterError], None]
+    version: int | None = None
+    terms: Terms = PLAIN
+    context: Context | None = None
 
 
 def by_terms(asks: list[Ask]) -> Iterable[list[Ask]]:

@@ -146,7 +146,7 @@ class RowReader:
             times: Sequence[datetime] = [self._time_of(row, index) for index, row in enumerate(rows)]
         else:
             times = alike(now, len(rows))
-        return Given(len(rows), keys, times, self, matrix, rows=rows, route=route)
+        return Given(len(rows), keys, times, self, matrix, route, objects=rows)
 
     def identity(self, row: Row, index: int) -> tuple[str, datetime]:
         """Return a row's key, as text, and its time.
@@ -179,7 +179,7 @@ class RowReader:
         return moment(time, index, self.time)
 
 
-class Given:
+class Given(msgspec.Struct, eq=False):
     """What a request gives: its rows, read for one model, and all else that another model may need of them.
 
     Args:
@@ -189,38 +189,24 @@ class Given:
         reader: The model's reader; None when no model is loaded: then only the constant can answer.
         matrix: The direct inputs as that model takes them: row-major float64, or float32 when they came so (half the bytes);
             NaN in the places of its features.
-        rows: The rows as JSON objects, when they came so.
-        others: Named columns, when they came so: those whose values the matrix does not hold as they were sent.
         route: The key by which all rows are routed together; empty lets each be routed by its own.
+        others: Named columns, when they came so: those whose values the matrix does not hold as they were sent.
+        objects: The rows as JSON objects, when they came so, or somebody wanted them.
     """
 
-    __slots__ = ("_rows", "count", "keys", "matrix", "others", "reader", "route", "times")
-
-    def __init__(
-        self,
-        count: int,
-        keys: Sequence[str],
-        times: Sequence[datetime],
-        reader: RowReader | None,
-        matrix: Buffer,
-        *,
-        rows: Sequence[Row] | None = None,
-        others: Mapping[str, Sequence[Scalar]] | None = None,
-        route: str = "",
-    ) -> None:
-        self.count = count
-        self.keys = keys
-        self.times = times
-        self.reader = reader
-        self.matrix = matrix
-        self.others = others or {}
-        self.route = route
-        self._rows = rows
+    count: int
+    keys: Sequence[str]
+    times: Sequence[datetime]
+    reader: RowReader | None
+    matrix: Buffer
+    route: str = ""
+    others: Mapping[str, Sequence[Scalar]] = {}
+    objects: Sequence[Row] | None = None
 
     @property
     def rows(self) -> Sequence[Row]:
         """The rows as objects; those that came as numbers are made into objects the first time they are wanted."""
-        if self._rows is None:
+        if self.objects is None:
             reader = self.reader
             assert reader is not None  # noqa: S101 - only rows of a reader come as numbers
             held = array("d", wide(self.matrix, self.count * reader.width))
@@ -230,12 +216,12 @@ class Given:
                 columns[name] = [None if value != value else value for value in column]  # noqa: PLR0124 - that is NaN
             columns |= self.others
             names = tuple(columns)
-            self._rows = [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return self._rows
+            self.objects = [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return self.objects
 
     def column(self, name: str) -> list[Scalar]:
         """Return a column as it was sent; None where it is absent."""
-        if self._rows is None and name in self.others:
+        if self.objects is None and name in self.others:
             return list(self.others[name])
         return [row.get(name) for row in self.rows]
 

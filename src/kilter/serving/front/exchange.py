@@ -5,6 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from kilter.core.errors import KilterError
 from kilter.packaging.records import Signature
 from kilter.serving.answering.admission import PLAIN, Terms
@@ -13,7 +15,7 @@ from kilter.serving.records import PredictionBatch, common
 from kilter.serving.telemetry.tracing import Context
 
 
-class Answer:
+class Answer(msgspec.Struct, eq=False):
     """The answer to one request.
 
     Args:
@@ -25,17 +27,12 @@ class Answer:
         signature: What the version that was asked takes and gives; None for the constant alone.
     """
 
-    __slots__ = ("batch", "front", "position", "rows", "signature", "start")
-
-    def __init__(
-        self, front: str, position: int, start: int, rows: int, batch: PredictionBatch, signature: Signature | None
-    ) -> None:
-        self.front = front
-        self.position = position
-        self.start = start
-        self.rows = rows
-        self.batch = batch
-        self.signature = signature
+    front: str
+    position: int
+    start: int
+    rows: int
+    batch: PredictionBatch
+    signature: Signature | None
 
     @property
     def width(self) -> int:
@@ -94,7 +91,7 @@ class Explanation:
         self.values = array("d", values)
 
 
-class Call:
+class Call(msgspec.Struct, eq=False):
     """Who asks, how, and where the answer goes.
 
     Args:
@@ -109,49 +106,18 @@ class Call:
         context: The request's place in a trace, or None.
         key: Its Idempotency-Key, or empty.
         body: The fingerprint of its body, when it has such a key.
-
-    ``terms`` say how urgent it is, and how long it may take.
+        terms: How urgent it is, and how long it may take.
     """
 
-    __slots__ = (
-        "agent",
-        "answer",
-        "arrived",
-        "body",
-        "client",
-        "context",
-        "fail",
-        "key",
-        "protocol",
-        "route",
-        "terms",
-        "version",
-    )
-
-    def __init__(
-        self,
-        arrived: float,
-        answer: Callable[[Answer], None],
-        fail: Callable[[KilterError], None],
-        *,
-        version: int | None = None,
-        route: str = "",
-        client: str = "",
-        agent: bytes = b"",
-        protocol: str = "",
-        context: Context | None = None,
-        key: str = "",
-        body: bytes = b"",
-    ) -> None:
-        self.arrived = arrived
-        self.answer = answer
-        self.fail = fail
-        self.version = version
-        self.route = route
-        self.client = client
-        self.agent = agent
-        self.protocol = protocol
-        self.context = context
-        self.key = key
-        self.body = body
-        self.terms: Terms = PLAIN
+    arrived: float
+    answer: Callable[[Answer], None]
+    fail: Callable[[KilterError], None]
+    version: int | None = None
+    route: str = ""
+    client: str = ""
+    agent: bytes = b""
+    protocol: str = ""
+    context: Context | None = None
+    key: str = ""
+    body: bytes = b""
+    terms: Terms = PLAIN

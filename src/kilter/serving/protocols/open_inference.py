@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache, partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -135,13 +135,13 @@ class OpenInference:
 
         def read(reader: RowReader | None, now: datetime) -> Given:
             nonlocal asked
-            asked, rest = _parsed(request, reader)
+            asked, spans, rest = _parsed(request, reader)
             if asked.outputs:
                 signature = reader.signature if reader is not None else None
                 for place, wanted in enumerate(asked.outputs):
                     check_output(wanted.name, f"outputs[{place}].name", signature)
                     _classes_of(wanted, place)
-            found = given(_tensors(asked.inputs, rest), reader, now, intake.check_rows)
+            found = given(_tensors(asked.inputs, spans, rest), reader, now, intake.check_rows)
             if asked.parameters:
                 found.route = _route_of(asked.parameters) or found.route
                 call.terms = with_parameters(call.terms, asked.parameters)
@@ -215,26 +215,48 @@ def _no_memory(request: Request, *_: str) -> None:
 # ---------------------------------------------------------------- requests
 
 
-def _parsed(request: Request, reader: RowReader | None) -> tuple[Inference, memoryview]:
-    """Return a request's head and the binary data after it."""
+class Spans(NamedTuple):
+    """Where the data of a head's inputs lie in what comes after it.
+
+    Args:
+        inputs: Per input its name, datatype, shape, what an error calls it, and where its data begin and end.
+        size: How long they are together.
+    """
+
+    inputs: tuple[tuple[str, str, list[int], str, int, int], ...]
+    size: int
+
+
+def _parsed(request: Request, reader: RowReader | None) -> tuple[Inference, Spans | None, memoryview]:
+    """Return a request's head, where its inputs lie if that is known already, and the binary data after it."""
     body: bytes | memoryview = request.body
     length = request.headers.get(_LENGTH)
     if length is None:
-        return decode(_INFERENCE, body, _FORM), memoryview(b"")
+        return decode(_INFERENCE, body, _FORM), None, memoryview(b"")
     if not length.isdigit() or len(length) > 10 or int(length) > len(body):
         raise HttpError(400, "the length of the JSON part is none, or longer than the body",
                         allowed=f"Inference-Header-Content-Length: 0 to {len(body)}")  # fmt: skip
     held, size = memoryview(body), int(length)
     if size == 0:
-        return _bare(held, reader), held
-    head = held[:size]
-    return (_head(bytes(head)) if size <= _SHORT else decode(_INFERENCE, head, _FORM)), held[size:]
+        return _bare(held, reader), None, held
+    if size <= _SHORT:
+        return *_head(body[:size]), held[size:]
+    return decode(_INFERENCE, held[:size], _FORM), None, held[size:]
 
 
 @lru_cache(maxsize=256)
-def _head(head: bytes) -> Inference:
+def _head(head: bytes) -> tuple[Inference, Spans | None]:
     """Return what a head says that stands before binary data: clients mostly send the same one again."""
-    return decode(_INFERENCE, head, _FORM)
+    found = decode(_INFERENCE, head, _FORM)
+    spans = []
+    start = 0
+    for place, one in enumerate(found.inputs):
+        size = (one.parameters or {}).get("binary_data_size")
+        if type(size) is not int or size < 0 or one.data is not None:
+            return found, None
+        spans.append((one.name, one.datatype, one.shape, f"inputs[{place}]", start, start + size))
+        start += size
+    return found, Spans(tuple(spans), start)
 
 
 def _bare(held: memoryview, reader: RowReader | None) -> Inference:
@@ -251,7 +273,12 @@ def _bare(held: memoryview, reader: RowReader | None) -> Inference:
     return Inference([head], parameters={"binary_data_output": True})
 
 
-def _tensors(inputs: Sequence[Input], rest: memoryview) -> list[Tensor]:
+def _tensors(inputs: Sequence[Input], spans: Spans | None, rest: memoryview) -> list[Tensor]:
+    if spans is not None and spans.size == len(rest):
+        return [
+            Tensor(name, datatype, shape, rest[start:end], where)
+            for name, datatype, shape, where, start, end in spans.inputs
+        ]
     found: list[Tensor] = []
     start = 0
     for place, one in enumerate(inputs):
@@ -318,18 +345,27 @@ def _answer(request: Request, asked: Inference, answer: Answer) -> None:
             tail = f'"parameters":{{"binary_data_size":{len(raws[-1])}}}'
         else:
             tail = f'"data":[{_listed(out)}]'
-        rows, width = out.shape
-        texts.append(f'{{"name":{_name(out.name)},"datatype":"{out.datatype}","shape":[{rows},{width}],{tail}}}')
-    ident = f'"id":{quoted(asked.id)},' if asked.id else ""
+        texts.append(f"{_about(out.name, out.datatype, *out.shape)}{tail}}}")
     head = (
-        f'{{"model_name":"{answer.batch.loop}","model_version":"{answer.version}",{ident}'
-        f'"parameters":{{"prediction":"{answer.id(0)}"}},"outputs":[{",".join(texts)}]}}'
+        f'{_opening(answer.batch.loop, answer.version, asked.id)}{answer.id(0)}"}},"outputs":[{",".join(texts)}]}}'
     ).encode()
     if not raws:
         send(request, answer, head)
         return
     length = b"inference-header-content-length: %d\r\n" % len(head)
     send(request, answer, b"".join((head, *raws)), _BINARY, length)
+
+
+@lru_cache(maxsize=1024)
+def _about(name: str, datatype: str, rows: int, width: int) -> str:
+    """Return how an output begins: all but its data."""
+    return f'{{"name":{quoted(name)},"datatype":"{datatype}","shape":[{rows},{width}],'
+
+
+def _opening(loop: str, version: str, ident: str) -> str:
+    """Return how an answer begins, up to its prediction's id."""
+    said = f'"id":{quoted(ident)},' if ident else ""
+    return f'{{"model_name":"{loop}","model_version":"{version}",{said}"parameters":{{"prediction":"'
 
 
 _ALL: Final = (Wanted(""),)
@@ -339,7 +375,3 @@ def _listed(out: Out) -> str:
     if out.datatype == "BYTES":
         return ",".join([quoted(value.decode("utf-8", "replace")) for value in out.values])  # type: ignore[union-attr]
     return ",".join(map(repr, out.values))
-
-
-_name = lru_cache(maxsize=1024)(quoted)
-"""A name as JSON: outputs have few."""

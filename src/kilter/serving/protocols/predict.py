@@ -74,7 +74,7 @@ def given_rows(
         InvalidInput: When a column is absent or of the wrong type.
     """
     if reader is None:
-        return Given(len(rows), made_up(len(rows))[1], [now] * len(rows), None, b"", rows=rows)
+        return Given(len(rows), made_up(len(rows))[1], [now] * len(rows), None, b"", objects=rows)
     return reader.read(rows, now)
 
 

@@ -36,6 +36,8 @@ BYTES = "BYTES"
 _INPUT, _FLOATS = "input", frozenset({"FP16", "FP32", "FP64", "BF16"})
 _LARGEST = (1 << 31) - 1
 _CODES = {"FP64": "d", "FP32": "f"}
+_FEW = 16
+"""How many numbers Python converts before NumPy has begun to."""
 
 
 class Tensor(NamedTuple):
@@ -150,7 +152,8 @@ def _matrix(tensor: Tensor, reader: RowReader) -> tuple[int, Buffer]:
         if type(tensor.data) is list:
             return count, _listed(tensor, count * columns)
         if tensor.datatype == "FP32":
-            return count, _finite(tensor, count * columns).view(np.uint8).data
+            _finite(tensor, count * columns)
+            return count, tensor.data  # type: ignore[return-value]  # bytes, as it is no list
         return count, _numbers(tensor, count * columns)
     values = _numbers(tensor, count * columns)
     held = np.full((count, reader.width), np.nan)
@@ -220,7 +223,7 @@ def _finish(
         times = [moment(value, row, reader.time) for row, value in enumerate(others[reader.time])]
     else:
         times = alike(now, count)
-    return Given(count, keys, times, reader, matrix, others=others, route=route)
+    return Given(count, keys, times, reader, matrix, route, others)
 
 
 def _key(value: Scalar, row: int, name: str) -> str:
@@ -255,7 +258,7 @@ def _numbers(tensor: Tensor, size: int) -> bytes:
 def _finite(tensor: Tensor, size: int) -> Array:
     """Return the ``size`` numbers of a tensor that came as bytes; none of them is infinite."""
     held = _raw(tensor, size)
-    if held.dtype.kind == "f" and np.logical_or.reduce(np.isinf(held)):
+    if held.dtype.kind == "f" and np.count_nonzero(np.isinf(held)):
         raise InvalidInput(
             "a value is infinite", where=f"{tensor.where}.data", allowed="finite numbers, or NaN: missing"
         )
@@ -427,7 +430,11 @@ class Out(NamedTuple):
         if self.datatype == BYTES:
             return pack_bytes(values)
         code = _CODES[self.datatype]
-        return (values if type(values) is array and values.typecode == code else array(code, values)).tobytes()
+        if type(values) is array and values.typecode == code:
+            return values.tobytes()
+        if len(values) > _FEW:
+            return np.asarray(values).astype(code).tobytes()
+        return array(code, values).tobytes()
 
 
 def check_output(name: str, where: str, signature: Signature | None) -> None:
