@@ -8,7 +8,7 @@ import pytest
 
 from kilter.core.clock import ManualClock
 from kilter.core.errors import Expired, InvalidInput
-from kilter.engines.streams.log import Segment
+from kilter.engines.streams.segments import Segment
 from kilter.serving.recording.archive import Archive
 from kilter.serving.recording.predictions import PredictionLog, find, prediction_id
 from kilter.serving.recording.retention import Keep, Retention, due, parse_size

@@ -1,9 +1,8 @@
 """A durable, segmented log of records on the local disk.
 
-A record is framed as ``magic (4) | length (4) | CRC-32 (4) | payload``, little-endian, where the checksum covers the
-length and the payload; zeros, which a power cut may leave behind, are therefore no record. A position is
-``segment << 32 | offset`` and stays below 2**53, so that it survives JSON. One ``writev`` call per record makes it
-survive the death of the process once ``append`` has returned; ``fsync=True`` makes it survive a power cut as well.
+A position is ``segment << 32 | offset`` and stays below 2**53, so that it survives JSON. One ``writev`` call per record
+(``segments.py`` says how it is framed) makes it survive the death of the process once ``append`` has returned;
+``fsync=True`` makes it survive a power cut as well.
 
 The oldest segments can be removed whole (``begin.py``). Positions stay what they were: a removed one has expired, and a reader
 that had read everything before the log's beginning goes on there.
@@ -13,42 +12,21 @@ from __future__ import annotations
 
 import fcntl
 import os
-import struct
 import threading
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from kilter.core.errors import Conflict, Damaged, Expired, InvalidInput, KilterError, NotFound, Unavailable
 from kilter.engines.streams.begin import Begin, read_begin, removing, sync_folder, write_begin
 from kilter.engines.streams.behind import Behind
+from kilter.engines.streams.segments import HEADER, LARGEST, Segment, header, record, records
 
-_MAGIC = b"KLG1"
-_HEADER = struct.Struct("<4sII")
-_LENGTH = struct.Struct("<I")
 _SHIFT = 32
 _OFFSET = (1 << _SHIFT) - 1
 _SEGMENT_BYTES = 16 << 20
-_LARGEST = 1 << 30
-_CHUNK = 1 << 18
 _SUFFIX = ".log"
 _LOCK = "writer.lock"
-
-
-class Segment(NamedTuple):
-    """One file of a log.
-
-    Args:
-        number: Its number; positions in it are ``number << 32`` and more.
-        size: Its bytes.
-        closed: Whether a later segment holds a record, so that nothing is written to this one any more.
-    """
-
-    number: int
-    size: int
-    closed: bool
 
 
 class Log:
@@ -150,20 +128,19 @@ class Log:
             Unavailable: When the disk is full or gone; the log is then as it was before.
             Conflict: When the log was opened for reading, or is closed.
         """
-        if len(payload) > _LARGEST:
+        if len(payload) > LARGEST:
             raise InvalidInput(f"a record of {len(payload):,} bytes", where=str(self._folder), allowed="at most 1 GiB")
-        length = _LENGTH.pack(len(payload))
-        header = b"".join((_MAGIC, length, _LENGTH.pack(zlib.crc32(payload, zlib.crc32(length)))))
-        size = len(header) + len(payload)
+        head = header(payload)
+        size = len(head) + len(payload)
         with self._guard:
             if self._tail < 0:
                 raise Conflict("the log is closed or was opened for reading", where=str(self._folder))
             try:
                 if self._offset and (fresh or self._offset + size > self._segment_bytes):
                     self._roll()
-                written = os.writev(self._tail, (header, payload))
+                written = os.writev(self._tail, (head, payload))
                 while written < size:
-                    written += os.write(self._tail, (header + payload)[written:])
+                    written += os.write(self._tail, (head + payload)[written:])
                 if self._fsync:
                     os.fdatasync(self._tail)
             except OSError as error:
@@ -216,23 +193,14 @@ class Log:
         begin = read_begin(self._folder)
         if position >= 0 and segment < begin.segment:  # also while its file is still there
             raise self._expired(position)
+        if position < 0:
+            raise NotFound(f"there is no record at {position}", where=str(self._folder))
         try:
-            descriptor = os.open(self._path(segment), os.O_RDONLY)
+            return record(self._path(segment), offset)
         except FileNotFoundError as error:
-            if 0 <= position <= read_begin(self._folder).removed:
+            if position <= read_begin(self._folder).removed:
                 raise self._expired(position) from error
             raise NotFound(f"there is no record at {position}", where=str(self._folder)) from error
-        try:
-            header = os.pread(descriptor, _HEADER.size, offset)
-            if position < 0 or len(header) < _HEADER.size or header[:4] != _MAGIC:
-                raise NotFound(f"there is no record at {position}", where=str(self._folder))
-            _, length, checksum = _HEADER.unpack(header)
-            payload = os.pread(descriptor, length, offset + _HEADER.size) if length <= _LARGEST else b""
-        finally:
-            os.close(descriptor)
-        if len(payload) != length or zlib.crc32(payload, zlib.crc32(header[4:8])) != checksum:
-            raise Damaged(f"the record at {position} does not fit its checksum", where=str(self._path(segment)))
-        return payload
 
     def end(self) -> int:
         """Return the position of the last record, or ``-1`` if there is none: a reader there has read everything."""
@@ -247,7 +215,7 @@ class Log:
                 following = self._path(segment + 1).exists()
                 for place, payload in self._records(segment, offset, final=not following):
                     last = segment << _SHIFT | place
-                    offset = place + _HEADER.size + len(payload)
+                    offset = place + HEADER.size + len(payload)
                 self._scanned = (segment, offset, last)
                 if not following:
                     return last
@@ -400,7 +368,7 @@ class Log:
 
     def _after(self, segment: int, offset: int) -> int:
         """Return the offset of the record that follows the one at ``offset``."""
-        return offset + _HEADER.size + len(self.get(segment << _SHIFT | offset))
+        return offset + HEADER.size + len(self.get(segment << _SHIFT | offset))
 
     def _roll(self) -> None:
         """Begin the next segment; the one before is brought to the disk first, whatever ``fsync`` says."""
@@ -431,7 +399,7 @@ class Log:
         self._segment = max(newest, 0)
         last, end = -1, 0
         for place, payload in self._records(self._segment, 0, final=True):
-            last, end = place, place + _HEADER.size + len(payload)
+            last, end = place, place + HEADER.size + len(payload)
         if last < 0 and self._segment > begin.segment:
             # The newest segment is empty: the last record ends the one before.
             for place, _ in self._records(self._segment - 1, 0, final=False):
@@ -452,64 +420,12 @@ class Log:
             raise _translated(error, self._folder) from error
 
     def _records(self, segment: int, offset: int, *, final: bool) -> Iterator[tuple[int, bytes]]:
-        """Yield the whole records of one segment from an offset on.
-
-        A record that is not whole ends the last segment (it is being written, or its writer died); anywhere else,
-        or with whole records behind it, it is damage.
-        """
+        """Yield the whole records of one segment from an offset on; none when it isn't there yet."""
         try:
-            file = self._path(segment).open("rb", buffering=_CHUNK)
+            yield from records(self._path(segment), offset, final=final)
         except FileNotFoundError as error:
             if segment < read_begin(self._folder).segment:
                 raise self._expired(segment << _SHIFT | offset) from error
-            return
-        with file:
-            file.seek(offset)
-            while True:
-                header = file.read(_HEADER.size)
-                if not header:
-                    return
-                magic, length, checksum = _HEADER.unpack(header) if len(header) == _HEADER.size else (b"", 0, 0)
-                payload = file.read(length) if magic == _MAGIC and length <= _LARGEST else b""
-                whole = magic == _MAGIC and len(payload) == length
-                if not whole or zlib.crc32(payload, zlib.crc32(header[4:8])) != checksum:
-                    if final and not self._damaged(segment, offset):
-                        return
-                    raise Damaged(
-                        f"the record at offset {offset} is broken and is not the last one",
-                        where=str(self._path(segment)),
-                        fix="restore the segment from a backup; nothing was changed",
-                    )
-                yield offset, payload
-                offset += _HEADER.size + length
-
-    def _damaged(self, segment: int, offset: int) -> bool:
-        """Return whether the record at ``offset`` is broken although a whole record follows it.
-
-        The segment is read afresh: a writer may have finished the record since, and added others.
-        """
-        data = self._path(segment).read_bytes()
-        if _whole(data, offset):
-            return False
-        place = data.find(_MAGIC, offset + 1)
-        while place >= 0:
-            if _whole(data, place):
-                return True
-            place = data.find(_MAGIC, place + 1)
-        return False
-
-
-def _whole(data: bytes, place: int) -> bool:
-    """Return whether a record with a fitting checksum begins at ``place``."""
-    if len(data) < place + _HEADER.size:
-        return False
-    magic, length, checksum = _HEADER.unpack_from(data, place)
-    start = place + _HEADER.size
-    body = data[start : start + length]
-    if magic != _MAGIC or len(body) != length:
-        return False
-    fits: bool = zlib.crc32(body, zlib.crc32(data[place + 4 : place + 8])) == checksum
-    return fits
 
 
 def _place(position: int) -> tuple[int, int]:

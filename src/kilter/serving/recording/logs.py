@@ -18,7 +18,8 @@ from kilter.core.clock import Clock
 from kilter.core.errors import InvalidInput, KilterError, NotFound
 from kilter.data.batch import decode, moment_of
 from kilter.engines.sql.database import Database
-from kilter.engines.streams.log import Log, Segment
+from kilter.engines.streams.log import Log
+from kilter.engines.streams.segments import Segment
 from kilter.operations.table import operation
 from kilter.serving.recording.archive import Archive
 from kilter.serving.recording.predictions import PredictionLog, fronts, record_of

@@ -11,7 +11,7 @@ import msgspec
 
 from kilter.core.durations import parse_duration
 from kilter.core.errors import InvalidInput
-from kilter.engines.streams.log import Segment
+from kilter.engines.streams.segments import Segment
 
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|TB)\s*$")
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
