@@ -24,7 +24,9 @@ from kilter.serving.grpc.calls import Method, Turn
 from kilter.serving.grpc.messages import call_of, parsed
 from kilter.serving.grpc.schema import INFERENCE, classes
 from kilter.serving.protocols.models import Models
-from kilter.serving.protocols.tensors import BYTES, Tensor, check_output, given, output
+from kilter.serving.protocols.outputs import check_output, output
+from kilter.serving.protocols.ports import BYTES
+from kilter.serving.protocols.tensors import Tensor, given
 
 SERVICE: Final = "inference.GRPCInferenceService"
 _CLASSES: Final = classes("inference", INFERENCE)

@@ -19,17 +19,9 @@ from kilter.serving.front.intake import Intake, labelled
 from kilter.serving.grpc.calls import Method, Turn
 from kilter.serving.grpc.messages import call_of, parsed
 from kilter.serving.grpc.schema import TENSORFLOW, classes
-from kilter.serving.protocols.tensors import (
-    BYTES,
-    Out,
-    Port,
-    Tensor,
-    check_output,
-    given,
-    input_ports,
-    output,
-    output_ports,
-)
+from kilter.serving.protocols.outputs import Out, check_output, output
+from kilter.serving.protocols.ports import BYTES, Port, input_ports, output_ports
+from kilter.serving.protocols.tensors import Tensor, given
 
 PREDICTION: Final = "tensorflow.serving.PredictionService"
 MODEL: Final = "tensorflow.serving.ModelService"

@@ -14,7 +14,7 @@ from kilter.core.errors import InvalidInput
 from kilter.serving.answering.endpoint import Endpoint
 from kilter.serving.front.active import Loaded
 from kilter.serving.front.intake import Intake, Tally
-from kilter.serving.protocols.tensors import Port, input_ports, output_ports
+from kilter.serving.protocols.ports import Port, input_ports, output_ports
 
 EXTENSIONS: Final = (
     "binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "statistics"

@@ -24,8 +24,10 @@ from kilter.serving.front.http import HttpError, Request
 from kilter.serving.front.intake import Intake, version_of
 from kilter.serving.protocols.calls import call_of, decode, quoted, said, send
 from kilter.serving.protocols.models import Models
+from kilter.serving.protocols.outputs import Out, check_output, output
+from kilter.serving.protocols.ports import KINDS
 from kilter.serving.protocols.routes import Route
-from kilter.serving.protocols.tensors import KINDS, Out, Tensor, check_output, given, output
+from kilter.serving.protocols.tensors import Tensor, given
 
 Parameters = dict[str, str | int | float | bool | None]
 _BINARY: Final = b"application/octet-stream"

@@ -21,9 +21,9 @@ from kilter.serving.protocols.answers import listed
 from kilter.serving.protocols.bodies import Check, columns, instances, json_body
 from kilter.serving.protocols.calls import call_of, quoted, said, send
 from kilter.serving.protocols.models import Models
+from kilter.serving.protocols.ports import Port
 from kilter.serving.protocols.routes import Route
 from kilter.serving.protocols.tables import ask
-from kilter.serving.protocols.tensors import Port
 
 _DTYPES = {"FP64": "DT_DOUBLE", "FP32": "DT_FLOAT", "BYTES": "DT_STRING"}
 

@@ -1,4 +1,4 @@
-"""Named, typed tensors: how REST and gRPC give rows and take answers.
+"""Named, typed tensors: how REST and gRPC give rows.
 
 Inputs come as one tensor ``[n, columns]`` for a model whose inputs are all numbers, or as one tensor ``[n]`` or ``[n, 1]`` per
 column (``BYTES`` for text); beside either, the model's key and time columns and the entities of its features, by name. A
@@ -8,7 +8,6 @@ floating NaN is a missing value. Source: Open Inference Protocol v2; binary data
 from __future__ import annotations
 
 import math
-import struct
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -18,26 +17,15 @@ import numpy as np
 
 from kilter.core.errors import InvalidInput, Unavailable
 from kilter.packaging.native import Buffer
-from kilter.packaging.records import Signature
 from kilter.serving.answering.rows import Given, RowReader, made_up, moment
-from kilter.serving.front.exchange import Answer
+from kilter.serving.protocols.ports import BYTES, KINDS, input_ports
 from kilter.serving.records import Scalar, alike
 from kilter.serving.workers.frames import wide
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-KINDS: dict[str, tuple[str, int]] = {
-    "BOOL": ("?", 1), "UINT8": ("<u1", 1), "UINT16": ("<u2", 2), "UINT32": ("<u4", 4), "UINT64": ("<u8", 8),
-    "INT8": ("<i1", 1), "INT16": ("<i2", 2), "INT32": ("<i4", 4), "INT64": ("<i8", 8),
-    "FP16": ("<f2", 2), "FP32": ("<f4", 4), "FP64": ("<f8", 8), "BF16": ("<u2", 2),
-}  # fmt: skip
-"""Per datatype NumPy's name for it and its size; BYTES, which has none, is not among them."""
-BYTES = "BYTES"
-_INPUT, _FLOATS = "input", frozenset({"FP16", "FP32", "FP64", "BF16"})
+_FLOATS = frozenset({"FP16", "FP32", "FP64", "BF16"})
 _LARGEST = (1 << 31) - 1
-_CODES = {"FP64": "d", "FP32": "f"}
-_FEW = 16
-"""How many numbers Python converts before NumPy has begun to."""
 
 
 class Tensor(NamedTuple):
@@ -56,57 +44,6 @@ class Tensor(NamedTuple):
     shape: Sequence[int]
     data: Sequence[Any] | bytes | memoryview
     where: str
-
-
-class Port(NamedTuple):
-    """One input or output as it is announced; -1 is the number of rows.
-
-    Args:
-        name: Its name.
-        datatype: Its type.
-        shape: Its shape, rows first.
-    """
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-
-
-# ---------------------------------------------------------------- what is announced
-
-
-def input_ports(signature: Signature, direct: Sequence[str]) -> list[Port]:
-    """Return the inputs of a model: one tensor when all are numbers, one per column otherwise.
-
-    Args:
-        signature: What the model takes.
-        direct: Its inputs that are not looked up.
-    """
-    encoding = signature.encoding
-    kinds = dict(zip(encoding.names, encoding.kinds, strict=True))
-    if not signature.views and "categorical" not in kinds.values():
-        return [Port(_INPUT, signature.dtype, (-1, *(signature.shape or (len(encoding.names),))))]
-    ports = [Port(name, BYTES if kinds[name] == "categorical" else signature.dtype, (-1, 1)) for name in direct]
-    entities = dict.fromkeys(str(view["entity"]) for view in signature.views)
-    known = {port.name for port in ports}
-    return ports + [Port(name, BYTES, (-1, 1)) for name in entities if name not in known]
-
-
-def output_ports(signature: Signature) -> list[Port]:
-    """Return the outputs of a model: one tensor with all of them."""
-    return [Port(output_name(signature), signature.dtype, (-1, len(signature.outputs)))]
-
-
-def output_name(signature: Signature | None) -> str:
-    """Return the name of the tensor that has all outputs: the output's own, or what they are together."""
-    if signature is None:
-        return "value"
-    if len(signature.outputs) == 1:
-        return signature.outputs[0]
-    return "probabilities" if signature.label == "multiclass" else "values"
-
-
-# ---------------------------------------------------------------- tensors to rows
 
 
 def given(tensors: Sequence[Tensor], reader: RowReader | None, now: datetime, check: Callable[[int], None]) -> Given:
@@ -390,11 +327,6 @@ def unpack_bytes(data: bytes | memoryview, where: str) -> list[bytes]:
     return found
 
 
-def pack_bytes(values: Sequence[bytes]) -> bytes:
-    """Return the values of a BYTES tensor as they are sent."""
-    return b"".join([struct.pack("<I", len(value)) + value for value in values])
-
-
 def _allowed(reader: RowReader) -> str:
     ports = input_ports(reader.signature, reader.direct)
     if len(ports) == 1:
@@ -404,73 +336,3 @@ def _allowed(reader: RowReader) -> str:
 
 def _lacking(name: str, reader: RowReader) -> InvalidInput:
     return InvalidInput("an input is missing", where=f"inputs.{name}", allowed=_allowed(reader))
-
-
-# ---------------------------------------------------------------- answers to tensors
-
-
-class Out(NamedTuple):
-    """One output of an answer.
-
-    Args:
-        name: Its name.
-        datatype: Its type.
-        shape: Its shape.
-        values: Its values, row-major: numbers, or bytes when the type is BYTES.
-    """
-
-    name: str
-    datatype: str
-    shape: tuple[int, int]
-    values: Sequence[float] | Sequence[bytes]
-
-    def raw(self) -> bytes:
-        """Return the values as little-endian bytes."""
-        values: Any = self.values
-        if self.datatype == BYTES:
-            return pack_bytes(values)
-        code = _CODES[self.datatype]
-        if type(values) is array and values.typecode == code:
-            return values.tobytes()
-        if len(values) > _FEW:
-            return np.asarray(values).astype(code).tobytes()
-        return array(code, values).tobytes()
-
-
-def check_output(name: str, where: str, signature: Signature | None) -> None:
-    """Refuse an output that the model doesn't have.
-
-    Raises:
-        InvalidInput: It says which there are.
-    """
-    names = (output_name(signature), *(signature.outputs if signature is not None else ()))
-    if name not in names:
-        raise InvalidInput("there is no such output", where=where, allowed=", ".join(dict.fromkeys(names)))
-
-
-def output(answer: Answer, name: str = "", classes: int = 0) -> Out:
-    """Return an output of an answer.
-
-    Args:
-        answer: The answer.
-        name: Which; empty for the one that has all.
-        classes: For how many of the best classes to answer with text ``probability:index:name``, as Triton's classification
-            extension does; 0 for the numbers themselves.
-    """
-    signature, width, values = answer.signature, answer.width, answer.values
-    datatype = signature.dtype if signature is not None else "FP64"
-    whole = output_name(signature)
-    if name and name != whole and width > 1:
-        values = values[answer.names.index(name) :: width]
-        width = 1
-    if classes:
-        best = min(classes, width)
-        names = answer.names if width > 1 else (name or whole,)
-        texts = [text for at in range(0, len(values), width) for text in _best(values[at : at + width], names, best)]
-        return Out(name or whole, BYTES, (answer.rows, best), texts)
-    return Out(name or whole, datatype, (answer.rows, width), values)
-
-
-def _best(values: Sequence[float], names: Sequence[str], count: int) -> list[bytes]:
-    order = sorted(range(len(values)), key=lambda index: (-values[index], index))[:count]
-    return [f"{values[index]:f}:{index}:{names[index]}".encode() for index in order]
