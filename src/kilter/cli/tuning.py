@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _FLAGS: Final = {
     "replicas": ("N[:M]", "worker processes per version; between N and M they follow the load, from 0 they may sleep"),
     "memory": ("SIZE", "what the models may hold together, like 2GB: others sleep until they are asked"),
-    "batch_rows": ("N", "rows that one call of a model may answer (default: 1024)"),
+    "batch_rows": ("N", "rows that one call of a model may answer (default: 4096)"),
     "queue_rows": ("N", "rows that may wait at an endpoint (default: 20000)"),
     "queue_seconds": ("TIME", "refuse what would wait longer, like 2s (default: 5s)"),
     "concurrency": ("N", "requests that may be under way at an endpoint (default: no bound)"),

@@ -35,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     replicas: int = 1
     replicas_max: int = 0
-    batch_rows: int = 1024
+    batch_rows: int = 4096
     batch_stretch: float = 0.1
     queue_rows: int = 20_000
     queue_seconds: float = 5.0

@@ -144,3 +144,15 @@ def test_float32_beside_float64_becomes_float64():
     backlog.add(Question(array("f", [0.5, 1.25]).tobytes(), 1, lambda *_: None))
     backlog.add(Question(array("f", [2.5, 3.25]).tobytes(), 1, lambda *_: None))
     assert array("f", b"".join(backlog.take(6, 0.0).parts())).tolist() == [0.5, 1.25, 2.5, 3.25]
+
+
+def test_while_a_row_s_cost_is_not_known_a_batch_is_no_longer_than_it_was_wont_to_be():
+    pace = Pace(4096, 0.1)
+    assert pace.most == 1024
+    for _ in range(20):
+        pace.observe(1, 0.02)  # a row, or the call?
+    assert pace.most == 1024
+    for rows in (1, 900, 30, 1000, 400) * 20:
+        pace.observe(rows, 0.001 + 1e-6 * rows)
+    assert pace.most == 4096
+    assert Pace(7, 0.1).most == 7

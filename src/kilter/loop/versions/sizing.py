@@ -198,7 +198,7 @@ def _served(parts: Parts, name: str, replicas: int, rows: int) -> Iterator[tuple
             logs=str(folder / "log"),
             port=0,
             announce=str(announce),
-            settings=Settings(replicas=replicas, batch_rows=max(1024, rows)),
+            settings=Settings(replicas=replicas, batch_rows=max(Settings().batch_rows, rows)),
         )
         command = [sys.executable, "-m", "kilter.serving.front.process", msgspec.json.encode(config).decode()]
         with (folder / "front.log").open("wb") as log:

@@ -28,6 +28,8 @@ NORMAL = 3
 
 _FORGET = 0.1
 _LEAST_ROWS = 8
+_UNKNOWN_ROWS = 1024
+"""The bound of a batch while nothing is known of what a row costs."""
 
 
 class Question:
@@ -270,7 +272,7 @@ class Pace:
         self._seen = 0
         self.fixed = 0.0
         self.each = 0.0
-        self.most = most
+        self.most = min(most, _UNKNOWN_ROWS)
 
     def observe(self, rows: int, seconds: float) -> None:
         """Count a batch."""
@@ -289,7 +291,10 @@ class Pace:
             self.each = min(self.each, self._seconds / self._rows)
         self.fixed = self._seconds - self.each * self._rows
         # The slope of few rows is mostly noise; it can't lower the bound so far that no larger batch would correct it.
-        fit = self._stretch / self.each if self.each * self._bound > self._stretch else self._bound
+        if self.each:
+            fit = self._stretch / self.each if self.each * self._bound > self._stretch else self._bound
+        else:
+            fit = _UNKNOWN_ROWS
         self.most = min(max(int(fit), _LEAST_ROWS), self._bound)
 
     def seconds(self, rows: int) -> float:
