@@ -35,7 +35,8 @@ _AUTHORITIES: dict[str, re.Pattern[str]] = {
     "dbfs": re.compile(r"\Z"),
 }
 """What may stand between ``//`` and the path, by scheme; no colon before an ``@``, so no password."""
-_WITH_PATH = frozenset({"hdfs", "dbfs"})
+_NAMELESS = frozenset({"hdfs", "dbfs"})
+"""They may stand without an authority: the client's own cluster is meant."""
 
 
 def lies_elsewhere(place: str) -> bool:
@@ -63,9 +64,8 @@ def check_elsewhere(place: str, where: str = "source") -> str:
         or "\\" in plain
         or {".", ".."} & set(plain.split("/"))
         or not authority.match(parts.netloc)
-        or not (parts.path.startswith("/") or not parts.path)
-        or (parts.scheme in _WITH_PATH and not parts.path.strip("/"))
-        or (not parts.netloc and parts.scheme not in _WITH_PATH)
+        or not (parts.netloc or parts.scheme in _NAMELESS)
+        or not (parts.path.startswith("/") and parts.path.strip("/"))
     ):
         raise _none(place, where)
     return place
