@@ -50,6 +50,7 @@ def server(tmp_path: Path, mlflow: ModuleType) -> Iterator[tuple[str, str, Path]
     with RunningServer(store, KILTER_WEBHOOKS_LOCAL="1") as running:
         mlflow.set_tracking_uri(running.url)
         mlflow.set_registry_uri(running.url)
+        mlflow.set_experiment(experiment_id="0")  # another test's server may have had another one
         yield running.url, running.token, store
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
