@@ -8,6 +8,7 @@ records the answers of a real ``mlflow server``; the test compares Kilter's with
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import re
 import sys
 import tempfile
 import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
 
 Flow = Callable[[types.ModuleType, Any, str], None]
 FLOWS: dict[str, Flow] = {}
+PACKAGES = {"evaluation": ("matplotlib", "pandas", "sklearn", "skops")}
+"""What the client needs for a flow beside itself."""
 NEEDED = {"registry": "/api/2.0/mlflow/registered-models/search", "traces": "/api/3.0/mlflow/traces/search"}
 """What a server has to know for a flow to be played."""
 
@@ -36,8 +40,16 @@ _IDS = {"run_id": "run", "run_uuid": "run", "model_id": "model", "experiment_id"
 _OWN = {"mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit", "user_id"}
 _ABOUT = {"mlflow.user", *(f"mlflow.source.git.{what}" for what in ("branch", "commit", "repoURL"))}
 """Tags that depend on where and by whom a flow is played."""
+_MADE_UP = re.compile(r"[a-z]+-[a-z]+-\d{1,3}")
+"""What a run is called that nobody gave a name."""
+_FILES = "/mlflow-artifacts/artifacts"
+_UNORDERED = frozenset({"evaluation"})
+"""Flows whose files go and come in any order: as the folder lists them, and several at once."""
 
-_NUMBERED = {"run": re.compile(r"\b[0-9a-f]{32}\b|\brun_[0-9a-z]{20,}\b"), "model": re.compile(r"\bm-[0-9a-z]{20,}\b")}
+_NUMBERED = {
+    "run": re.compile(r"(?<![\w-])[0-9a-f]{32}\b|\brun_[0-9a-z]{20,}\b"),
+    "model": re.compile(r"\bm-[0-9a-z]{20,}\b"),
+}
 
 
 def flow(act: Flow) -> Flow:
@@ -415,6 +427,126 @@ def traces(mlflow: types.ModuleType, client: Any, name: str) -> None:
         client.get_trace("tr-" + "0" * 32)
 
 
+def _decides(kind: type[Any], coefficients: list[list[float]] | list[float], intercept: Any) -> Any:
+    """Return a linear model of scikit-learn that nobody trained: the same numbers on every machine."""
+    import numpy as np
+
+    made = kind()
+    made.coef_, made.intercept_ = np.array(coefficients), np.array(intercept)
+    made.n_features_in_, made.feature_names_in_ = 2, np.array(["a", "b"], dtype=object)
+    if kind.__name__ == "LogisticRegression":
+        made.classes_, made.n_iter_ = np.arange(max(len(made.intercept_), 2)), np.array([1], dtype=np.int32)
+    return made
+
+
+@flow
+def evaluation(mlflow: types.ModuleType, client: Any, name: str) -> None:
+    """``mlflow.models.evaluate``: models by their URIs, predictions that are there already, a function, and thresholds."""
+    import pandas as pd
+    from sklearn.linear_model import LinearRegression, LogisticRegression
+
+    warnings.simplefilter("ignore")
+    mlflow.set_experiment(name)
+    rows = pd.DataFrame(
+        {"a": [0.0, 1, 2, 3, 4, 5, 6, 7], "b": [1.0, 0, 1, 0, 1, 0, 1, 1], "label": [0, 0, 1, 0, 1, 1, 0, 1]}
+    )
+    named = mlflow.data.from_pandas(rows, source="https://example.org/rows.csv", targets="label", name="rows")
+    given = {"pip_requirements": ["scikit-learn"], "serialization_format": "skops"}
+    plain = {"default": {"log_explainer": False}}
+
+    def look(run: str) -> None:
+        client.get_run(run)
+        for folder in ("", "metrics", "validation"):
+            client.list_artifacts(run, folder or None)
+
+    with mlflow.start_run(run_name="classifier") as run:
+        model = mlflow.sklearn.log_model(_decides(LogisticRegression, [[0.5, 0.25]], [-2.0]), name="clf", **given)
+        binary = mlflow.models.evaluate(
+            model.model_uri, named, model_type="classifier", evaluators=["default"], evaluator_config=plain
+        )
+        mlflow.models.evaluate(  # the same once more, of rows without a name, with words before its metrics
+            model.model_uri,
+            rows,
+            targets="label",
+            model_type="classifier",
+            evaluator_config={"metric_prefix": "again_", "log_explainer": False, "pos_label": 1},
+        )
+        with refused():
+            mlflow.models.evaluate("models:/m-" + "0" * 32, rows, targets="label", model_type="classifier")
+    look(run.info.run_id)
+    client.get_logged_model(model.model_id)
+    with mlflow.start_run(run_name="several classes") as run:
+        several = rows.assign(label=[0, 0, 1, 0, 1, 2, 2, 2])
+        logged = mlflow.sklearn.log_model(
+            _decides(LogisticRegression, [[-1.0, 0.0], [0.0, 0.5], [1.0, 0.0]], [3.5, 0.0, -3.5]), name="many", **given
+        )
+        mlflow.models.evaluate(
+            logged.model_uri,
+            several,
+            targets="label",
+            model_type="classifier",
+            evaluator_config={"log_explainer": False},
+        )
+    look(run.info.run_id)
+    with mlflow.start_run(run_name="regressor") as run:
+        logged = mlflow.sklearn.log_model(_decides(LinearRegression, [0.125, 0.25], 0.0), name="line", **given)
+        line = mlflow.models.evaluate(
+            logged.model_uri, named, model_type="regressor", evaluator_config={"log_explainer": False}
+        )
+        twice = mlflow.models.make_metric(
+            eval_fn=lambda predictions, targets: 2.0 * float((predictions - targets).abs().max()),
+            greater_is_better=False,
+            name="twice",
+        )
+        mlflow.models.evaluate(
+            lambda frame: frame["a"] / 8,
+            rows,
+            targets="label",
+            model_type="regressor",
+            extra_metrics=[twice],
+            evaluator_config={"metric_prefix": "f_", "log_explainer": False},
+        )
+    look(run.info.run_id)
+    with mlflow.start_run(run_name="predictions") as run:
+        known = mlflow.data.from_pandas(
+            rows.assign(said=[0, 0, 1, 1, 1, 1, 0, 1]),
+            source="https://example.org/said.csv",
+            targets="label",
+            predictions="said",
+            name="said",
+        )
+        said = mlflow.models.evaluate(data=known, model_type="classifier")
+    look(run.info.run_id)
+    threshold = mlflow.models.MetricThreshold
+    mlflow.validate_evaluation_results({"accuracy_score": threshold(threshold=0.5, greater_is_better=True)}, said)
+    for wanted, better in (
+        ({"mean_absolute_error": threshold(threshold=0.01, greater_is_better=False)}, line),
+        ({"accuracy_score": threshold(min_relative_change=0.9, greater_is_better=True)}, said),
+        ({"accuracy_score": threshold(min_absolute_change=0.01, greater_is_better=True)}, said),
+        ({"nothing": threshold(threshold=1, greater_is_better=True)}, said),
+    ):
+        with refused():
+            mlflow.validate_evaluation_results(wanted, better, binary)
+    mlflow.models.evaluate(data=known, model_type="classifier")  # without a run: it makes one
+    client.search_runs(
+        [run.info.experiment_id], "metrics.accuracy_score > 0.5", order_by=["metrics.accuracy_score DESC"]
+    )
+    for text in (
+        "dataset.name = 'rows'",
+        "dataset.name != 'rows'",
+        "datasets.name LIKE 'sa%' and dataset.context = 'eval'",
+        "dataset.`digest` IN ('none')",
+        "dataset.context NOT IN ('eval')",
+        "dataset.context = 'training'",
+        "dataset.name ILIKE 'ROWS' and metrics.accuracy_score > 0.5",
+        "dataset.source = 'x'",
+        "dataset.name > 'rows'",
+        "dataset.name = 5",
+    ):
+        with refused():
+            client.search_runs([run.info.experiment_id], text)
+
+
 class Recorder:
     """Notes what is sent and answered, ids and times replaced by words that are the same on every server."""
 
@@ -436,11 +568,35 @@ class Recorder:
             told = "<taken>"
         self.calls.append({**sent, "answer": self.plain(told)})
 
-    def plain(self, value: Any, key: str = "") -> Any:  # noqa: PLR0911 - one line for each kind of value
+    def ordered(self) -> list[dict[str, Any]]:
+        """Return the calls, those about files that follow each other by their words, and an answer that was given before as such."""
+        found: list[dict[str, Any]] = []
+        for files, group in itertools.groupby(self.calls, lambda call: _FILES in call["call"]):
+            some = list(group)
+            found += sorted(some, key=json.dumps) if files else some
+        known: dict[str, Any] = {}
+        for place, call in enumerate(found):
+            asked = json.dumps([call["call"], call.get("query")])
+            if call.get("answer") and known.get(asked) == call["answer"]:
+                found[place] = {**call, "answer": "<as before>"}
+            known[asked] = call.get("answer")
+        return found
+
+    def plain(self, value: Any, key: str = "") -> Any:  # noqa: C901, PLR0911, PLR0912 - one line for each kind of value
         """Return a value in the form that is compared."""
+        if isinstance(value, float) and abs(value) < 1e300:
+            return float(f"{value:.12g}")  # a logarithm's last digit is the processor's
         if isinstance(value, dict):
+            if value.get("source_type") == "code":  # by whom, and in which file
+                value = {**value, "source": "<own>"}
             if value.get("key") in _OWN or str(value.get("key", "")).startswith("mlflow.source."):
                 return {**value, "value": "<own>"}
+            if value.get("key") == "mlflow.datasets":  # the digest of rows looks like the id of a run
+                value = {**value, "value": re.sub(r'(?<="hash":")[0-9a-f]{32}', "<hash>", value["value"])}
+            if "dataset_inputs" in value:  # there in the order of ids that are made at random
+                value = {**value, "dataset_inputs": sorted(value["dataset_inputs"], key=json.dumps)}
+            if value.get("path") == "MLmodel":  # it says the ids, which are shorter here than there
+                value = {**value, "file_size": "<size>"}
             for name, kind in _IDS.items():
                 if isinstance(value.get(name), str) and (kind != "experiment" or value[name].isdecimal()):
                     self._note(value[name], kind)
@@ -459,6 +615,8 @@ class Recorder:
             return "<own>"
         if key in {"next_page_token", "page_token"} and value:
             return "<token>"
+        if isinstance(value, str) and _MADE_UP.fullmatch(value):
+            return "<made-up name>"
         if key == "message":  # sets are told in any order
             value = re.sub(r"(Valid keys are|not one of|mandatory fields:) .*", r"\1 ...", value)
         return (
@@ -527,7 +685,9 @@ def play(url: str, names: list[str] | None = None) -> dict[str, list[dict[str, A
         finally:
             requests.adapters.HTTPAdapter.send = send
         text = (
-            json.dumps(recorder.calls).replace(title, f"flow {name}").replace(title.replace(" ", "-"), f"flow-{name}")
+            json.dumps(recorder.ordered() if name in _UNORDERED else recorder.calls)
+            .replace(title, f"flow {name}")
+            .replace(title.replace(" ", "-"), f"flow-{name}")
         )
         text = text.replace(title.split("(")[1].rstrip(")"), "x").replace(url, "<url>")
         found[name] = json.loads(text)

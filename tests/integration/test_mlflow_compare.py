@@ -22,7 +22,7 @@ import pytest
 
 from kilter.testing.server import RunningServer
 
-from .mlflow_flows import FLOWS, play
+from .mlflow_flows import FLOWS, PACKAGES, play
 
 pytest.importorskip("mlflow")
 
@@ -46,6 +46,7 @@ QUIET = "the same refusal, without the SQL of the database behind it"
 HONEST = "there the server fails with 500"
 OWN = "what this server can do is something else"
 MORE = "a version says which aliases it has wherever it is shown, not only where one is asked for"
+INPUTS = "a run says which models it read in a search, too, not only where it is asked for alone"
 WORDS = "the same refusal, in words of its own"
 
 DELIBERATE: dict[tuple[str, str, int], str] = {
@@ -70,6 +71,7 @@ DELIBERATE: dict[tuple[str, str, int], str] = {
     ("registry", "registered-models/update", 1): MORE,
     ("registry", "registered-models/search", 1): MORE,
     ("registry", "model-versions/search", 1): MORE,
+    **{("evaluation", "runs/search", number): INPUTS for number in range(1, 6)},
     ("searching", "runs/search", 1): LIBERAL,
     ("searching", "runs/search", 2): LIBERAL,
     ("searching", "runs/search", 3): LIBERAL,
@@ -132,6 +134,8 @@ def _about_the_server(call: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("name", sorted(FLOWS))
 def test_the_same_calls_are_answered_alike(name, kilter, expected):
+    for package in PACKAGES.get(name, ()):
+        pytest.importorskip(package)
     if name not in expected:
         pytest.skip("the real server's answers were recorded without it")
     found = play(kilter, [name]).get(name)

@@ -388,8 +388,9 @@ def test_sources_lead_nowhere_else(mlflow, client, server, name):
                 "models:/a/b/c",
                 "models://host/a/1",
                 "models:/",
-                "s3://bucket/model",
-                "dbfs:/model",
+                "s3://bucket/../model",
+                "s3://key:secret@bucket/model",
+                "dbfs:/",
                 "dummy-source",
                 "mlflow-artifacts://[bad/x",
             )

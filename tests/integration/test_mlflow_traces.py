@@ -622,6 +622,47 @@ def test_what_is_no_batch_of_spans_is_refused_and_changes_nothing(server, kilter
     assert len(kilter.traces.list(among=[int(experiment)]).traces) == 1
 
 
+def test_what_cant_be_used_is_told_one_status_and_nothing_is_a_success(server, experiment):
+    """OTLP/HTTP: data that is invalid for good is 400; a request without telemetry succeeds. Where MLflow's server differs, see the docs."""
+    proto = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+
+    def spans(trace: bytes = b"\x05" * 16, span: bytes = b"\x06" * 8, count: int = 1) -> bytes:
+        request = proto.ExportTraceServiceRequest()
+        scope = request.resource_spans.add().scope_spans.add()
+        for _ in range(count):
+            scope.spans.add(trace_id=trace, span_id=span, name="s", start_time_unix_nano=1, end_time_unix_nano=2)
+        return request.SerializeToString()
+
+    pb, js = "application/x-protobuf", "application/json"
+    for body, kind, more, wanted in (
+        (spans(), "text/plain", {}, 400),
+        (spans(), "application/octet-stream", {}, 400),
+        (spans(), "", {}, 400),
+        (spans(), pb, {"Content_Encoding": "br"}, 400),
+        (spans(), pb, {"Content_Encoding": "gzip"}, 400),
+        (spans(trace=b""), pb, {}, 400),
+        (spans(span=b""), pb, {}, 400),
+        (spans(trace=b"\x00" * 16), pb, {}, 400),
+        (spans(span=b"\x00" * 8), pb, {}, 400),
+        (spans(), pb, {"x_mlflow_experiment_id": "nine"}, 400),
+        (spans(), pb, {"x_mlflow_experiment_id": "999999"}, 404),
+        (b"", pb, {"x_mlflow_experiment_id": "999999"}, 400),
+        (b"{}", js, {"x_mlflow_experiment_id": "999999"}, 400),
+        (spans(count=0), pb, {"x_mlflow_experiment_id": "999999"}, 400),
+        (spans(count=0), pb, {"x_mlflow_experiment_id": "nine"}, 400),
+        (b"", pb, {}, 200),
+        (b"{}", js, {}, 200),
+        (spans(count=0), pb, {}, 200),
+    ):
+        headers = {"Content_Type": kind, "x_mlflow_experiment_id": experiment, **more}
+        status, answer = post(server[0], "/v1/traces", body, **headers)
+        assert status == wanted, (body[:20], headers, answer)
+    connection = http.client.HTTPConnection(server[0].removeprefix("http://"), timeout=20)
+    connection.request("PUT", "/v1/traces", spans(), {"Content-Type": "text/plain"})
+    assert connection.getresponse().status == 405
+    connection.close()
+
+
 def test_a_viewer_reads_and_foreign_pages_do_nothing(server):
     body = json.dumps(otlp_json(secrets.token_hex(16), secrets.token_hex(8))).encode()
     place = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}}

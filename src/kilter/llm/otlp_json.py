@@ -99,7 +99,7 @@ class _Recorded(msgspec.Struct, rename="camel"):
 
 
 class _Request(msgspec.Struct, rename="camel"):
-    resource_spans: list[_Recorded]
+    resource_spans: list[_Recorded] = []
 
 
 _DECODER = msgspec.json.Decoder(_Request)

@@ -6,6 +6,7 @@ import posixpath
 import re
 
 from kilter.core.errors import Conflict, InvalidInput
+from kilter.registry.elsewhere import ALLOWED, check_elsewhere, lies_elsewhere
 from kilter.registry.records import APPROVALS, LABELS, ApprovalState, Label
 
 LONGEST_NAME = 256
@@ -108,10 +109,10 @@ def check_text(text: str, where: str, most: int = LONGEST_TEXT) -> str:
 
 
 def check_source(source: str, where: str = "source") -> str:
-    """Return where a version's files are: in a store, never on a machine or another host.
+    """Return where a version's files are: in this store, or in a place outside of it that is kept as a reference.
 
-    Whoever reads a version reads what its source names, so a source that could name any file or any host is refused here, for
-    every face alike.
+    Whoever reads a version reads what its source names, so a source that could name any file of a machine or any host is refused
+    here, for every face alike. What lies elsewhere is not read by this server at all.
 
     Raises:
         InvalidInput: When it names another kind of place, or climbs.
@@ -119,11 +120,13 @@ def check_source(source: str, where: str = "source") -> str:
     check_text(source, where, LONGEST_SOURCE)
     if source in PLACEHOLDERS or source == PACKAGE:
         return source
+    if lies_elsewhere(source):
+        return check_elsewhere(source, where)
     if not source.startswith(_SCHEMES) or ".." in source.replace("%2e", ".").replace("%2E", ".").split("/"):
         raise InvalidInput(
             f"{source[:100]!r} is no source",
             where=where,
-            allowed="models:/m-ID, models:/NAME/VERSION, runs:/RUN/PATH, mlflow-artifacts:/PATH",
+            allowed=f"models:/m-ID, models:/NAME/VERSION, runs:/RUN/PATH, mlflow-artifacts:/PATH, {ALLOWED}",
         )
     return source
 

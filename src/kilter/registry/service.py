@@ -19,6 +19,7 @@ from kilter.core.evidence import Finding
 from kilter.engines.sql.database import Database
 from kilter.operations.table import operation
 from kilter.registry.changes import ChangeOperations, change_of, note
+from kilter.registry.elsewhere import lies_elsewhere, refuse_reading
 from kilter.registry.entries import EntryOperations, number_of
 from kilter.registry.reading import model_row
 from kilter.registry.records import (
@@ -429,6 +430,7 @@ class ModelService(
             sa.select(versions).where(versions.c.model == model, versions.c.version == number)
         ).first()
         if row is None:
+            self._require_here(connection, model, number)
             self._require_model(connection, model)
             raise _no_version(model, number)
         return _version(row, _named(connection, model))
@@ -443,12 +445,13 @@ class ModelService(
             if version == alias:
                 number = self.alias(connection, model, alias)
                 if number is None:
+                    with suppress(NotFound):  # a client's alias of that name is one like any other
+                        return number_of(connection, model_row(connection, model), version)
                     self._require_model(connection, model)
                     raise NotFound(f"{model!r} has no {alias}", where="models", fix="see its versions")
                 return number
-        if connection.execute(sa.select(models.c.name).where(models.c.name == model)).first() is not None:
-            with suppress(NotFound):
-                return number_of(connection, model_row(connection, model), version)
+        with suppress(NotFound):
+            return number_of(connection, model_row(connection, model), version)
         raise InvalidInput(f"{version!r} is not a version", where="version", allowed=REFERENCE_ALLOWED)
 
     def _require(self, connection: sa.Connection, model: str, version: int) -> None:
@@ -457,6 +460,13 @@ class ModelService(
         ).scalar()
         if found is None:
             raise _no_version(model, version)
+
+    def _require_here(self, connection: sa.Connection, model: str, version: int) -> None:
+        """Refuse a client's version whose files lie elsewhere, where the packaged model is wanted."""
+        known = sa.select(entries.c.location).join(registered, registered.c.id == entries.c.model)
+        place = connection.execute(known.where(registered.c.name == model, entries.c.version == version)).scalar()
+        if place is not None and lies_elsewhere(place):
+            raise refuse_reading(f"{model}@v{version}", place)
 
     def _require_model(self, connection: sa.Connection, model: str) -> None:
         if connection.execute(sa.select(models.c.name).where(models.c.name == model)).first() is None:

@@ -168,7 +168,7 @@ class Edge:
             _check_plain(headers)  # a file of any kind and size: its route takes it piece by piece
         elif method not in _READING:
             if path == _SPANS:
-                _check_spans(headers)
+                _check_spans(method, headers)
             elif method != "DELETE" or _has_body(headers):
                 _check_media(headers)
             receive = await _whole_body(receive, headers, self._limit)
@@ -317,12 +317,17 @@ def _check_media(headers: dict[bytes, str]) -> None:
     _check_plain(headers)
 
 
-def _check_spans(headers: dict[bytes, str]) -> None:
-    """Refuse what is neither form of OpenTelemetry's protocol; their route unpacks them up to its own limit."""
+def _check_spans(method: str, headers: dict[bytes, str]) -> None:
+    """Refuse what is neither form of OpenTelemetry's protocol; their route unpacks them up to its own limit.
+
+    Its specification knows one status for data that can't be used, and MLflow's server says it, too: 400.
+    """
     media = headers.get(b"content-type", "").partition(";")[0].strip().lower()
-    if media not in {"application/x-protobuf", "application/json"}:
-        raise WrongMedia(
-            "these are no spans", where="Content-Type", allowed="application/x-protobuf or application/json"
+    if method == "POST" and media not in {"application/x-protobuf", "application/json"}:
+        raise Malformed(
+            f"Invalid Content-Type: {media[:60]!r} is no form of spans",
+            where="Content-Type",
+            allowed="application/x-protobuf or application/json",
         )
 
 

@@ -19,6 +19,7 @@ STATUS = {one.value: b"HTTP/1.1 %d %b\r\n" % (one.value, one.phrase.encode()) fo
 CLOSE = b"connection: close\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST = b"0\r\n\r\n"
+_EVENTS = b"text/event-stream"
 _SOME = 64 << 10
 
 
@@ -130,6 +131,12 @@ class Exchange:
         self._wake()
         if self._started and not self.answered and self.task is not None:
             self.task.cancel()
+
+    @property
+    def endless(self) -> bool:
+        """Whether the answer is a stream of events that has begun: it goes on for as long as somebody reads it."""
+        headers: list[tuple[bytes, bytes]] = self._head.get("headers", [])
+        return any(name.lower() == b"content-type" and value.startswith(_EVENTS) for name, value in headers)
 
     def _wake(self) -> None:
         wanted, self._wanted = self._wanted, None

@@ -134,6 +134,21 @@ class Connection(asyncio.Protocol):
             if reading is not None and not reading.scope and reading.fed(len(data)) > self._limits.head + _READ:
                 self._refuse(431)  # a line without an end is not handed on, and yet it is kept
 
+    def eof_received(self) -> bool:
+        """Keep the way back open while whole requests wait for their answers: a client may end its side when it has asked.
+
+        A request that is cut off in the middle gets no answer, and an endless stream has no end that could be waited for: for its
+        reader, and where TLS closes both ways at once, this is the end.
+        """
+        reading, self._reading = self._reading, None
+        if reading is not None and reading in self._waiting:
+            self._waiting.remove(reading)
+        last = self._waiting[-1] if self._waiting else self._answering
+        if last is None or last is reading or last.answered or last.endless or self._scheme == "https":
+            return False
+        last.closing = self._refused = True  # nothing comes any more, and behind the last answer is the end
+        return True
+
     def pause_writing(self) -> None:
         """Let the application wait while the client doesn't read."""
         if self._drained is None:

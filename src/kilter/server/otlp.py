@@ -1,7 +1,8 @@
 """Spans over HTTP, as every OpenTelemetry exporter sends them: Protocol Buffers or JSON, packed or not.
 
 Source: https://opentelemetry.io/docs/specs/otlp/#otlphttp. A batch is kept wholly before it is answered, or refused wholly; an exporter
-that got no answer sends it again, and nothing is there twice.
+that got no answer sends it again, and nothing is there twice. What can't be used, however often it is sent, is told 400 ("Bad Data");
+a request without spans is answered as a success, if its experiment is there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import zlib
 from typing import Any, cast
 
-from kilter.core.errors import InvalidInput, NotFound
+from kilter.core.errors import InvalidInput
 from kilter.llm.otlp import read_protobuf
 from kilter.llm.otlp_json import read_json
 from kilter.llm.service import TraceService
@@ -18,7 +19,7 @@ from kilter.server.api import body_of
 from kilter.server.edge import IDENTITY, REQUEST, Receive, Scope, Send
 from kilter.server.mlflow.problems import answer_of
 from kilter.server.pool import Pool
-from kilter.server.problems import TooLarge, WrongMedia, WrongMethod, known
+from kilter.server.problems import TooLarge, WrongMethod, known
 from kilter.server.targets import Targets
 
 SPANS = "/v1/traces"
@@ -66,23 +67,24 @@ class Spans:
         identity.check("editor", self._targets.experiment(headers.get(_EXPERIMENT, "0")), SPANS)
         data = unpacked(body, headers.get(b"content-encoding", "identity").strip().lower())
         batch = read_json(data) if kind == "application/json" else read_protobuf(data)
-        experiment = _number(headers.get(_EXPERIMENT, "0"))
+        said = headers.get(_EXPERIMENT, "0")
         if batch:
-            self._traces.ingest(batch, experiment, headers.get(_RUN, ""))
+            self._traces.ingest(batch, _number(said), headers.get(_RUN, ""))
+        elif not self._targets.experiment(said):
+            raise InvalidInput(f"no spans found, and no experiment {said[:40]!r}", where=_EXPERIMENT.decode())
 
 
 def unpacked(body: bytes, encoding: str) -> bytes:
     """Return a body as it was before it was packed.
 
     Raises:
-        WrongMedia: When it is packed in a way that is not known.
-        InvalidInput: When it is not packed so.
+        InvalidInput: When it is packed in a way that is not known, or is not packed so.
         TooLarge: When it would become too large; no more than the limit is ever unpacked.
     """
     if encoding in {"", "identity"}:
         return body
     if encoding not in _WINDOWS:
-        raise WrongMedia("the body is packed in another way", where="Content-Encoding", allowed="gzip or deflate")
+        raise InvalidInput("the body is packed in another way", where="Content-Encoding", allowed="gzip or deflate")
     unpacking = zlib.decompressobj(_WINDOWS[encoding])
     try:
         data = unpacking.decompress(body, LARGEST)
@@ -102,7 +104,9 @@ def _check_method(method: str) -> None:
 
 def _number(text: str) -> int:
     if not text.isdecimal() or len(text) > 18:
-        raise NotFound(f"No Experiment with id={text[:40]} exists", where="experiments")
+        raise InvalidInput(
+            f"Invalid experiment ID {text[:40]!r}", where=_EXPERIMENT.decode(), allowed="an experiment's number"
+        )
     return int(text)
 
 

@@ -1,6 +1,6 @@
 """The little language in which runs and experiments are asked for, which is that of MLflow and a little more.
 
-``metrics.auc > 0.7 and params.trees = 80 and tags.team LIKE 'ops%' and status = 'FINISHED'``
+``metrics.auc > 0.7 and params.trees = 80 and tags.team LIKE 'ops%' and dataset.name = 'flights' and status = 'FINISHED'``
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import msgspec
 import sqlalchemy as sa
 
 from kilter.core.errors import InvalidInput
-from kilter.engines.sql.grammar import ALLOWED, COMPARE, Test, clauses, field_of, on_text
+from kilter.engines.sql.grammar import ALLOWED, COMPARE, Test, clauses, field_of, on_text, said
 from kilter.engines.sql.types import json_text
-from kilter.tracking.tables import experiment_tags, experiments, params, runs, summaries, tags
+from kilter.tracking.tables import datasets, experiment_tags, experiments, params, runs, summaries, tags
 
 __all__ = [
     "ALLOWED",
@@ -68,6 +68,14 @@ _EXPERIMENT_COLUMNS = {
     "changed": "changed_at",
 }
 _USER = "mlflow.user"
+_CONTEXT = "mlflow.data.context"
+_OF_DATA = ("dataset.", "datasets.")
+_DATA: dict[str, sa.ColumnElement[Any]] = {
+    "name": datasets.c.name,
+    "digest": datasets.c.digest,
+    "context": said(datasets.c.tags, sa.literal(f'$."{_CONTEXT}"', sa.Text()), sa.literal(_CONTEXT, sa.Text())),
+}
+_DATA_OPERATORS = frozenset({"=", "!=", "LIKE", "ILIKE", "IN", "NOT IN"})
 _STATUSES = {"KILLED": "INTERRUPTED"}
 
 
@@ -131,7 +139,28 @@ def experiment_column(name: str) -> sa.Column[Any]:
 # ---------------------------------------------------------------- comparing
 
 
+def _on_data(field: str, operator: str, value: Any) -> Test:
+    """Say whether a run read data of which this is true; what several comparisons say may be true of several data."""
+    name = field.partition(".")[2].strip('`"')
+    if name not in _DATA:
+        raise InvalidInput(
+            f"data have no field {name!r}", where="filter", allowed="dataset.name, dataset.digest, dataset.context"
+        )
+    if operator not in _DATA_OPERATORS:
+        raise InvalidInput(
+            f"data are not compared with {operator!r}", where="filter", allowed="=, !=, LIKE, ILIKE, IN or NOT IN"
+        )
+    if not isinstance(value, str | list):
+        said_of = f"{value:g}" if isinstance(value, float) else _shown(value)
+        raise InvalidInput(
+            f"data are not compared with the value {said_of}", where="filter", allowed="a text in quotes"
+        )
+    return sa.exists().where(datasets.c.run == runs.c.id, on_text(_DATA[name], operator, value)).correlate(runs)
+
+
 def _on_runs(field: str, operator: str, value: Any) -> Test:
+    if field.startswith(_OF_DATA):
+        return _on_data(field, operator, value)
     kind, name = named_field(field)
     if kind == "metrics":
         if not isinstance(value, float) or operator not in COMPARE:

@@ -238,7 +238,7 @@ def test_aliases_that_are_none(models: ModelService, alias: str) -> None:
         "file:///etc/passwd",
         "/etc/passwd",
         "http://host/x",
-        "s3://b/x",
+        "s3://key:secret@b/x",
         "runs:/r/../x",
         "mlflow-artifacts:/%2e%2e/x",
     ],

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import socket
 import ssl
+import time
+from collections.abc import Callable
 
 import pytest
+import uvloop
 
 from kilter.core.errors import Conflict, InvalidInput
 from kilter.server.http import Limits
@@ -52,6 +57,22 @@ class Echo:
             except asyncio.CancelledError:
                 self.said.append("cancelled")
                 raise
+        if path == "/events":
+            await send(
+                {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+            )
+            await send({"type": "http.response.body", "body": b": begin\n\n", "more_body": True})
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                self.said.append("cancelled")
+                raise
+        if path == "/slow":  # a long answer, whose reader is waited for
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(64):
+                await send({"type": "http.response.body", "body": b"y" * 65536, "more_body": True})
+            await send({"type": "http.response.body", "body": b"end"})
+            return
         if path == "/wait":
             await self.go.wait()
         if path == "/fails":
@@ -302,6 +323,85 @@ def test_an_answer_to_nobody_ends_and_a_slow_reader_holds_it_up():
             return app.said
 
     assert "cancelled" in asyncio.run(go())
+
+
+def half_closed(app: Echo, port: int, sent: bytes, go: bool) -> Callable[[], bytes]:
+    """Return what sends bytes over a socket, ends its own side, and reads until the server ends the other one."""
+
+    def run() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
+            if go:
+                time.sleep(0.1)  # the end of the client's side is there long before the answer is
+                app.loop.call_soon_threadsafe(app.go.set)
+            answer = b""
+            while part := client.recv(65536):
+                answer += part
+            return answer
+
+    return run
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_client_that_has_ended_its_side_gets_its_answers_whole(loop):
+    """A request is whole when it is whole, also when its client says that nothing more will come."""
+
+    async def go():
+        async with served() as (app, port, listener):
+            app.loop = asyncio.get_running_loop()
+
+            async def tell(sent: bytes, *, go: bool = False) -> bytes:
+                return await asyncio.to_thread(half_closed(app, port, sent, go))
+
+            ask = functools.partial(request, close=False)
+            found = [
+                await tell(ask(b"/wait", b"hello"), go=True),
+                await tell(ask(b"/stream")),
+                await tell(ask(b"/slow")),
+                await tell(ask(b"/", b"one") + ask(b"/stream") + ask(b"/", b"two")),
+                await tell(ask(b"/", b"one") + ask(b"/", b"x" * 100)[:-50]),
+                await tell(ask(b"/", b"x" * 100)[:-50]),
+                await tell(b"GET / HTTP/1.1\r\nHos"),
+                await tell(b""),
+            ]
+            for _ in range(100):
+                if not listener.connections:
+                    break
+                await asyncio.sleep(0.02)
+            return found, app.said, len(listener.connections)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        found, said, left = runner.run(go())
+    waited, stream, slow, several, torn, *nothing = found
+    assert waited.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nconnection: close\r\n" in waited
+    assert waited.endswith(b"\r\n\r\nhello")
+    assert stream.endswith(b"\r\n\r\n" + b"4\r\npart\r\n" * 3 + b"0\r\n\r\n")
+    assert slow.endswith(b"\r\n3\r\nend\r\n0\r\n\r\n")
+    assert slow.count(b"y") == 64 * 65536
+    assert several.count(b"HTTP/1.1 200 OK") == 3
+    assert several.index(b"one") < several.index(b"part") < several.index(b"two")
+    assert several.count(b"connection: close") <= 1
+    assert torn.endswith(b"one")  # the one that was cut off is not answered
+    assert torn.count(b"HTTP/1.1") == 1
+    assert nothing == [b"", b"", b""]
+    assert left == 0
+    assert said.count("disconnect") in {1, 2}  # whether the one behind another had begun
+
+
+def test_a_stream_of_events_ends_with_its_readers_side():
+    async def go():
+        async with served() as (app, port, listener):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request(b"/events", method=b"GET"))
+            await reader.readuntil(b": begin\n\n")
+            writer.write_eof()
+            assert await asyncio.wait_for(reader.read(), 10) in {b"", b"\r\n"}
+            writer.close()
+            return app.said[1:], len(listener.connections)
+
+    assert asyncio.run(go()) == (["cancelled"], 0)
 
 
 def test_there_are_so_many_connections_and_silent_ones_are_closed():

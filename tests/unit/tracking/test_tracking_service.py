@@ -10,7 +10,7 @@ from kilter.core.clock import ManualClock
 from kilter.core.errors import Conflict, InvalidInput, NotFound
 from kilter.engines.objects.store import ObjectStore
 from kilter.engines.sql.database import Database
-from kilter.tracking.records import MetricPoint, spelled
+from kilter.tracking.records import DatasetInput, MetricPoint, spelled
 from kilter.tracking.service import LEASE_SECONDS, RunService
 
 
@@ -168,6 +168,46 @@ def test_runs_are_filtered(runs: RunService, text: str, count: int) -> None:
     runs.log_tags(run, {"team": "red; DROP TABLE runs"})
     runs.log_metrics(run, points("valid/log_loss", 0.0001))
     assert len(runs.list(filter=text).runs) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("dataset.name = 'rows'", {"a", "both"}),
+        ("datasets.name LIKE 'ro%'", {"a", "both"}),
+        ("dataset.name ILIKE 'OTHER'", {"b", "both"}),
+        ("dataset.name != 'rows'", {"b", "both"}),
+        ("dataset.name = 'rows' and dataset.name = 'other'", {"both"}),
+        ("dataset.`digest` IN ('1', '3')", {"a", "both"}),
+        ("dataset.digest NOT IN ('1', '2')", {"both"}),
+        ("dataset.context = 'eval'", {"b", "both"}),
+        ("dataset.context != 'eval'", {"a"}),
+        ("dataset.context = 'eval' and status = 'RUNNING' and dataset.name = 'other'", {"b", "both"}),
+    ],
+)
+def test_runs_are_found_by_the_data_that_they_read(runs: RunService, text: str, found: set[str]) -> None:
+    def read(name: str, digest: str, context: str) -> DatasetInput:
+        tags = {"mlflow.data.context": context} if context else {}
+        return DatasetInput(name=name, digest=digest, source_type="local", source="{}", tags=tags)
+
+    for name, inputs in {
+        "none": [],
+        "a": [read("rows", "1", "training")],
+        "b": [read("other", "2", "eval")],
+        "both": [read("rows", "3", ""), read("other", "2", "eval")],
+    }.items():
+        run = runs.start("x", name=name).id
+        if inputs:
+            runs.log_inputs(run, inputs)
+    assert {run.name for run in runs.list(filter=text).runs} == found
+
+
+@pytest.mark.parametrize(
+    "text", ["dataset.source = 'x'", "dataset.name > 'x'", "dataset.name = 5", "dataset.name IS NULL"]
+)
+def test_data_are_asked_for_by_three_fields(runs: RunService, text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"filter: data .*Allowed: "):
+        runs.list(filter=text)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ Test: TypeAlias = sa.ColumnElement[bool]
 
 ALLOWED = (
     "comparisons joined by 'and': FIELD OPERATOR VALUE, where a field is status, name, experiment, run_id, start_time, end_time, "
-    "metrics.NAME, params.NAME or tags.NAME, an operator is =, !=, <, <=, >, >=, LIKE, ILIKE, IN, NOT IN, IS NULL or IS NOT NULL, "
+    "metrics.NAME, params.NAME, tags.NAME, dataset.name, dataset.digest or dataset.context, an operator is =, !=, <, <=, >, >=, LIKE, ILIKE, IN, NOT IN, IS NULL or IS NOT NULL, "
     "and texts stand in quotes"
 )
 
@@ -71,6 +71,25 @@ def _glob(element: like, compiler: SQLCompiler, **options: Any) -> str:
 
 
 _TO_GLOB = str.maketrans({"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"})
+
+
+class said(GenericFunction[str]):  # noqa: N801 - SQLAlchemy names a function after its class
+    """What an object that is kept as JSON says under a name, as text: the column, the name's path in SQLite's words, and the name."""
+
+    type = sa.Text()
+    inherit_cache = True
+
+
+@compiles(said, "sqlite")
+def _said_in_sqlite(element: said, compiler: SQLCompiler, **options: Any) -> str:
+    content, path, _ = element.clauses
+    return f"CAST(json_extract({compiler.process(content, **options)}, {compiler.process(path, **options)}) AS TEXT)"
+
+
+@compiles(said)
+def _said_in_postgresql(element: said, compiler: SQLCompiler, **options: Any) -> str:
+    content, _, name = element.clauses
+    return f"(CAST({compiler.process(content, **options)} AS JSON) ->> {compiler.process(name, **options)})"
 
 
 def clauses(text: str, allowed: str = ALLOWED) -> list[tuple[str, str, Any]]:

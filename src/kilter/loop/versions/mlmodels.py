@@ -16,6 +16,7 @@ from kilter.packaging.examples import read_table
 from kilter.packaging.mlmodel.files import Files, clean, is_mlmodel, on_disk
 from kilter.packaging.mlmodel.reading import Found, classes_of, read_mlmodel
 from kilter.packaging.records import LabelKind
+from kilter.registry.elsewhere import lies_elsewhere, refuse_reading
 from kilter.tracking.records import Artifact
 
 SCHEMES = ("runs:/", "models:/", "mlflow-artifacts:/")
@@ -167,6 +168,8 @@ def _of_version(kilter: Kilter, model: str, version: str, where: str, hops: int)
     """Return what a registered version is: the bundle that a loop made, or the files that a client registered."""
     found = kilter.models.registered_version(model, version)
     if found.owner != "loop":
+        if lies_elsewhere(found.location):
+            raise refuse_reading(found.reference, found.location)
         source = f"models:/{found.logged_model}" if found.logged_model else str(found.location)
         if not source.startswith(SCHEMES):
             raise InvalidInput("the version's files are not in this store", where=where, allowed="; ".join(SCHEMES),

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from kilter.core.errors import Conflict, InvalidInput, NotFound
+from kilter.registry.elsewhere import check_elsewhere, lies_elsewhere
 from kilter.registry.records import RegisteredModel, RegisteredVersion
 from kilter.registry.rules import PACKAGE
 from kilter.registry.service import ModelService
@@ -288,10 +289,9 @@ class Models:
         aliases = tuple(names.check_alias(alias) for alias in texts_of(model, "versionAliases"))
         tags, uri = words.kept_of(model), text_of(model, "artifactUri")
         description = text_of(model, "versionDescription")
-        if not uri or uri.startswith("gs://"):
-            if uri:
-                tags[words.ARTIFACT] = _bucket(uri)
-            return Upload(source=PACKAGE, location=PACKAGE, description=description, tags=tags, aliases=aliases)
+        if not uri or lies_elsewhere(uri):
+            place = _bucket(uri) if uri else PACKAGE
+            return Upload(source=place, location=place, description=description, tags=tags, aliases=aliases)
         run, logged = _named_in(uri)
         try:
             if run is not None:
@@ -369,11 +369,11 @@ def _named_in(uri: str) -> tuple[str | None, str | None]:
 
 
 def _bucket(uri: str) -> str:
-    if ".." in uri.split("/") or not uri.isprintable() or len(uri) > 2000 or not uri.removeprefix("gs://").strip("/"):
+    if not uri.startswith("gs://"):
         raise InvalidInput(
             f"{uri[:100]!r} is no place in a bucket", where="model.artifactUri", allowed="gs://BUCKET/PATH"
         )
-    return uri
+    return check_elsewhere(uri, "model.artifactUri")
 
 
 def _seen(etag: str, *, of_version: bool) -> str:

@@ -19,6 +19,7 @@ STAGE = "kilter-stage"
 """The label that says where a loop's version stands; nobody else may set it."""
 DISPLAY = "vertex.displayName"
 ARTIFACT = "vertex.artifactUri"
+"""Where versions that were uploaded before places elsewhere were sources keep theirs."""
 _TAG = "vertex."
 _LONGEST = 64
 _LONGEST_NAME = 128

@@ -6,11 +6,12 @@ from urllib.parse import parse_qs
 
 from kilter.core.errors import NotFound
 from kilter.llm.service import TraceService
+from kilter.registry.elsewhere import FIX, lies_elsewhere
 from kilter.registry.service import ModelService
 from kilter.server.edge import Scope
 from kilter.server.mlflow.artifacts import relative
 from kilter.server.mlflow.fields import missing
-from kilter.server.mlflow.problems import MISSING, Refused
+from kilter.server.mlflow.problems import INVALID, MISSING, Refused
 from kilter.server.mlflow.sources import location
 from kilter.server.mlflow.trace_files import DATA
 from kilter.server.problems import WrongMethod
@@ -97,6 +98,9 @@ class Fetching:
         if at.startswith("runs:/"):
             run, _, folder = at.removeprefix("runs:/").partition("/")
             return f"{self._of_run(run)}/{folder}".rstrip("/")
+        if lies_elsewhere(at):
+            raise Refused(INVALID, f"The files of (name={name}, version={version}) lie elsewhere, and this server doesn't read them: "
+                          f"'{at[:500]}'. Read them with your own client, or bring them: {FIX}.")  # fmt: skip
         if not at.startswith(_LOCATION):
             raise unknown
         return at.removeprefix(_LOCATION).strip("/")

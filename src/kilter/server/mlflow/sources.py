@@ -1,6 +1,7 @@
-"""Where a version's files may be: in this server's own store, and in what the request names (mlflow/server/handlers.py of 3.18).
+"""Where a version's files may be: this server's own store, in what the request names, or an object store (mlflow/server/handlers.py of 3.18).
 
-A client that could name any place would have others read it: a file of the server, another host, a folder beside the model.
+A client that could name any place would have others read it: a file of the server, another host, a folder beside the model. What
+lies in an object store is a reference: it is given back as it was said, and clients read it with their own credentials.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import msgspec
 
 from kilter.core.errors import InvalidInput, NotFound
+from kilter.registry.elsewhere import ALLOWED, check_elsewhere, lies_elsewhere
 from kilter.registry.records import RegisteredVersion
 from kilter.registry.rules import PLACEHOLDERS, PROMPT, loops_location
 from kilter.registry.service import ModelService
@@ -22,7 +24,7 @@ from kilter.tracking.service import RunService
 
 _ROUNDS = 8
 _LOCAL = re.compile(r"[A-Za-z]?\Z")  # no scheme, or the letter of a drive
-_HOSTS = frozenset({"ftp", "sftp", "hdfs", "viewfs", "http", "https", "r2", "b2", "abfss"})
+_HOSTS = frozenset({"ftp", "sftp", "viewfs", "http", "https", "r2", "b2"})
 _STAGES = ("none", "staging", "production", "archived")
 
 
@@ -99,13 +101,31 @@ class Sources:
             return _of_runs(source, parts, run, model)
         if parts.scheme == "mlflow-artifacts":
             return self._of_artifacts(source, parts, run, model, host)
+        if lies_elsewhere(source):
+            return self._elsewhere(source, run, model)
         if parts.scheme in _HOSTS:
             _refuse_host(parts.scheme)
         raise Refused(
             INVALID,
-            f"Invalid model version source: '{source}'. This server reads the files of versions from its own store: "
-            "give models:/m-ID, runs:/RUN/PATH or mlflow-artifacts:/PATH.",
+            f"Invalid model version source: '{source}'. Give models:/m-ID, runs:/RUN/PATH or mlflow-artifacts:/PATH for files of "
+            f"this server's store, or a place outside of it: {ALLOWED}.",
         )
+
+    def _elsewhere(self, source: str, run: str | None, model: str | None) -> Source:
+        """Return a source that is a reference to files outside this store; the run may be another server's."""
+        try:
+            check_elsewhere(source)
+        except InvalidInput as error:
+            raise Refused(
+                INVALID, f"Invalid model version source: '{source[:500]}'. Allowed: {error.allowed}."
+            ) from None
+        if model:
+            try:
+                owner = self._runs.logged_model(model)
+            except NotFound:
+                raise Refused(MISSING, f"Logged model with ID '{model}' not found.") from None
+            run = run or owner.run
+        return Source(source=source, location=source, run=run or "", model=model or "")
 
     def _of_models(self, source: str, parts: SplitResult, run: str | None, model: str | None) -> Source:
         if parts.netloc:

@@ -16,6 +16,18 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
         "Expected a quoted string value for parameter (e.g. 'my-value'). Got value {}",
     ),
     (re.compile(r"there is no kind of field (.*)"), f"Invalid entity type '{{}}'. Valid values are {_ENTITIES}"),
+    (
+        re.compile(r"data are not compared with the value (.*)"),
+        "Expected a quoted string value for dataset attributes. Got value {}",
+    ),
+    (
+        re.compile(r"data are not compared with (.*)"),
+        "Invalid comparator '{}' not one of '=, !=, LIKE, ILIKE, IN, NOT IN'",
+    ),
+    (
+        re.compile(r"data have no field (.*)"),
+        "Invalid dataset key '{}' specified. Valid keys are 'name', 'digest', 'context'",
+    ),
     (re.compile(r"there is no field (.*)"), f"Invalid attribute key '{{}}' specified. Valid keys are {_ATTRIBUTES}"),
     (re.compile(r"can't read (.*)"), "Invalid clause(s) in filter string: '{}'"),
 )

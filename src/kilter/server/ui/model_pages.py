@@ -11,6 +11,7 @@ import msgspec
 from kilter.core.errors import InvalidInput, KilterError
 from kilter.core.evidence import Finding
 from kilter.loop.workspace import Workspace
+from kilter.registry.elsewhere import lies_elsewhere
 from kilter.registry.records import (
     Change,
     Lineage,
@@ -64,6 +65,7 @@ class VersionView(msgspec.Struct, frozen=True):
         others: The model's other versions, newest first.
         loop: A loop of the model's name looks after it.
         endpoint: An endpoint of the model's name answers.
+        elsewhere: Its files are outside this store, and nobody here reads them.
     """
 
     version: RegisteredVersion
@@ -74,6 +76,7 @@ class VersionView(msgspec.Struct, frozen=True):
     others: tuple[int, ...]
     loop: bool
     endpoint: bool
+    elsewhere: bool
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -188,6 +191,7 @@ class ModelPages:
             others=tuple(one.version for one in page.versions if one.version != number),
             loop=loop,
             endpoint=endpoint,
+            elsewhere=lies_elsewhere(side.version.location),
         )
 
     def compare(self, name: str, query: Mapping[str, Any]) -> str:
