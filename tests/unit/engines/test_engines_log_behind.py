@@ -3,11 +3,12 @@
 import ctypes
 import mmap
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from kilter.core.errors import Unavailable
+from kilter.core.errors import Damaged, Unavailable
 from kilter.engines.streams import behind
 from kilter.engines.streams.behind import Behind
 from kilter.engines.streams.log import Log
@@ -131,3 +132,69 @@ def test_a_segment_that_was_removed_meanwhile_is_no_error(tmp_path):
     for number in range(4):
         follower.begin(tmp_path / f"{number}.log")
     follower.close()
+
+
+def test_the_writer_goes_on_while_a_segment_is_brought_to_the_disk_and_waits_for_the_one_before(tmp_path, monkeypatch):
+    reached, go = threading.Event(), threading.Event()
+    real = behind._end
+
+    def slow(what):
+        reached.set()
+        assert go.wait(30)
+        real(what)
+
+    monkeypatch.setattr(behind, "_end", slow)
+    log = Log.open(tmp_path, segment_bytes=2 << 20)
+    known = [log.append(MEGABYTE) for _ in range(2)]  # the second is in the next segment: nobody waited
+    assert reached.wait(30)
+    assert known[1] >> 32 == 1
+    writer = threading.Thread(target=lambda: known.append(log.append(MEGABYTE)))
+    writer.start()
+    writer.join(0.2)
+    assert writer.is_alive()  # the first segment isn't on the disk yet
+    go.set()
+    writer.join(30)
+    log.sync()
+    log.close()
+    assert [position for position, _ in Log.open(tmp_path, readonly=True).read()] == known
+    assert [position >> 32 for position in known] == [0, 1, 2]
+
+
+def test_an_end_that_failed_is_said_at_the_next_one_and_once(tmp_path, monkeypatch):
+    log = Log.open(tmp_path, segment_bytes=2 << 20)
+    with monkeypatch.context() as patched:
+        patched.setattr(behind, "sync_folder", lambda _folder: os.fsync(1 << 20))
+        known = [log.append(MEGABYTE) for _ in range(2)]
+        log._behind._ending.exception()
+    with pytest.raises(Unavailable):
+        log.append(MEGABYTE)
+    assert not (tmp_path / "00000002.log").exists()
+    known.append(log.append(MEGABYTE))
+    log.close()
+    assert [position for position, _ in Log.open(tmp_path, readonly=True).read()] == known
+
+
+@pytest.mark.parametrize("left", [5, 500])
+def test_a_power_cut_may_take_the_ends_of_the_two_newest_segments(tmp_path, left):
+    log = Log.open(tmp_path, segment_bytes=2_000)
+    known = [log.append(bytes(900)) for _ in range(6)]  # two in each
+    log.close()
+    os.truncate(tmp_path / "00000001.log", 912 + left)
+    os.truncate(tmp_path / "00000002.log", 912 + left)
+    log = Log.open(tmp_path, segment_bytes=2_000)
+    known = [known[0], known[1], known[2], known[4]]
+    assert [position for position, _ in log.read()] == known
+    assert log.end() == known[-1]
+    known.append(log.append(b"more"))
+    log.close()
+    assert [position for position, _ in Log.open(tmp_path, readonly=True).read(known[1])] == known[2:]
+
+
+def test_what_was_on_the_disk_long_ago_and_is_torn_now_is_damage(tmp_path):
+    log = Log.open(tmp_path, segment_bytes=2_000)
+    for _ in range(6):
+        log.append(bytes(900))
+    log.close()
+    os.truncate(tmp_path / "00000000.log", 1_000)
+    with pytest.raises(Damaged):
+        list(Log.open(tmp_path).read())

@@ -1,6 +1,7 @@
 """Brings files that are written one after the other to the disk while they grow, and out of memory when they have ended.
 
-Little is left to wait for when one ends. And a log that is written fast takes no more memory from everything else than its newest
+The writer of a file that ends goes on in the next one at once. It waits only where a whole file is not on the disk yet: what a power
+cut can take is bounded. And a log that is written fast takes no more memory from everything else than its newest
 files: their pages are used again. (In a virtual machine whose host takes free memory back, that is also what makes writing fast: a
 page that is new to the machine costs several microseconds.)
 """
@@ -14,6 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
+
+from kilter.engines.streams.begin import sync_folder
 
 T = TypeVar("T")
 
@@ -33,6 +36,7 @@ class Behind:
         self._step = step
         self._thread: ThreadPoolExecutor | None = None
         self._running: Future[None] | None = None
+        self._ending: Future[None] | None = None
         self._at = 0
         self._ended: deque[Path] = deque()
 
@@ -60,15 +64,39 @@ class Behind:
         Raises:
             OSError: When it failed. The system tells that once: who asks the file itself afterwards hears nothing of it.
         """
+        ending, self._ending = self._ending, None
         running, self._running = self._running, None
-        if running is not None:
+        for one in (ending, running):
+            if one is not None:
+                one.result()
+
+    def end(self, descriptor: int, path: Path) -> None:
+        """Bring a file that has ended to the disk, and its folder with the next one; the writer does not wait for it.
+
+        It waits until the file that ended before is there.
+
+        Args:
+            descriptor: The file.
+            path: Where it lies.
+
+        Raises:
+            OSError: When something failed that was under way; said once.
+        """
+        ending, self._ending = self._ending, None
+        if ending is not None:
+            ending.result()
+        running, self._running = self._running, None
+        if running is not None and running.done():
             running.result()
+            running = None
+        mine = os.dup(descriptor)
+        self._ending = self._submit(_end, (mine, path.parent, running))
 
     def begin(self, ended: Path) -> None:
         """Follow the next file, from its beginning.
 
         Args:
-            ended: The file before; all of it is on the disk.
+            ended: The file before.
         """
         self._at = 0
         self._ended.append(ended)
@@ -92,6 +120,17 @@ class Behind:
 def _sync(descriptor: int) -> None:
     try:
         os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _end(what: tuple[int, Path, Future[None] | None]) -> None:
+    descriptor, folder, running = what
+    try:
+        if running is not None:  # it came before this one, to the same thread: it is done
+            running.result()
+        os.fdatasync(descriptor)
+        sync_folder(folder)
     finally:
         os.close(descriptor)
 

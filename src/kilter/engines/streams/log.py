@@ -371,14 +371,22 @@ class Log:
         return offset + HEADER.size + len(self.get(segment << _SHIFT | offset))
 
     def _roll(self) -> None:
-        """Begin the next segment; the one before is brought to the disk first, whatever ``fsync`` says."""
-        self._behind.settle()
-        os.fdatasync(self._tail)
-        descriptor = os.open(self._path(self._segment + 1), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        """Begin the next segment; the one before is brought to the disk, whatever ``fsync`` says."""
+        ended, following = self._path(self._segment), self._path(self._segment + 1)
+        descriptor = os.open(following, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        try:
+            if self._fsync:
+                os.fdatasync(self._tail)
+                sync_folder(self._folder)
+            else:
+                self._behind.end(self._tail, ended)
+        except BaseException:
+            os.close(descriptor)
+            following.unlink()
+            raise
         os.close(self._tail)
-        self._behind.begin(self._path(self._segment))
         self._tail, self._segment, self._offset = descriptor, self._segment + 1, 0
-        sync_folder(self._folder)
+        self._behind.begin(ended)
 
     def _undo(self) -> None:
         """Take back a record that was written in part; if even that fails, take no more records."""
@@ -389,7 +397,10 @@ class Log:
             self._tail = -1
 
     def _recover(self) -> None:
-        """Find the end of the last segment, cut off a torn record, and make ready to append."""
+        """Find the end of the last segment, cut off a torn record, and make ready to append.
+
+        The segment before may have been on its way to the disk still when the power went: it ends with its last whole record, too.
+        """
         begin = read_begin(self._folder)
         segments = [number for number in self._segments() if number >= begin.segment]
         newest = max(segments, default=begin.segment or -1)
@@ -397,27 +408,36 @@ class Log:
         if missing:
             raise Damaged("a segment is missing", where=str(self._path(min(missing))), fix="restore it from a backup")
         self._segment = max(newest, 0)
-        last, end = -1, 0
-        for place, payload in self._records(self._segment, 0, final=True):
-            last, end = place, place + HEADER.size + len(payload)
-        if last < 0 and self._segment > begin.segment:
-            # The newest segment is empty: the last record ends the one before.
-            for place, _ in self._records(self._segment - 1, 0, final=False):
-                last = place
-            self._last = (self._segment - 1) << _SHIFT | last
-        else:
-            self._last = begin.removed if last < 0 else self._segment << _SHIFT | last
+        self._last = begin.removed
+        ends = [(number, *self._ends(number)) for number in segments[-2:]] or [(self._segment, -1, 0)]
+        for number, last, _ in ends:
+            if last >= 0:
+                self._last = number << _SHIFT | last
         try:
             self._tail = os.open(self._path(self._segment), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            if os.fstat(self._tail).st_size != end:
-                os.ftruncate(self._tail, end)
-                os.fdatasync(self._tail)
-            self._offset = end
+            for number, _, end in ends:
+                self._cut(number, end)
+            self._offset = ends[-1][2]
             sync_folder(self._folder)
             with removing(self._folder):
                 self._sweep()
         except OSError as error:
             raise _translated(error, self._folder) from error
+
+    def _ends(self, segment: int) -> tuple[int, int]:
+        """Return where the last whole record of a segment begins, -1 where there is none, and where it ends."""
+        last, end = -1, 0
+        for place, payload in self._records(segment, 0, final=True):
+            last, end = place, place + HEADER.size + len(payload)
+        return last, end
+
+    def _cut(self, segment: int, end: int) -> None:
+        """Have a segment end where its last whole record does."""
+        path = self._path(segment)
+        if path.stat().st_size != end:
+            with path.open("r+b") as file:
+                file.truncate(end)
+                os.fdatasync(file.fileno())
 
     def _records(self, segment: int, offset: int, *, final: bool) -> Iterator[tuple[int, bytes]]:
         """Yield the whole records of one segment from an offset on; none when it isn't there yet."""
