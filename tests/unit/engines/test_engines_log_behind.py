@@ -56,6 +56,7 @@ def test_a_failure_is_said_when_the_segment_ends_and_once(tmp_path, monkeypatch)
     with monkeypatch.context() as patched:
         patched.setattr(behind, "_sync", failing)
         known = [log.append(MEGABYTE) for _ in range(7)]  # each of them is written: the process may die now
+        log._behind._running.exception()
     with pytest.raises(Unavailable):
         log.append(MEGABYTE)
     known.append(log.append(MEGABYTE))
@@ -198,3 +199,18 @@ def test_what_was_on_the_disk_long_ago_and_is_torn_now_is_damage(tmp_path):
     os.truncate(tmp_path / "00000000.log", 1_000)
     with pytest.raises(Damaged):
         list(Log.open(tmp_path).read())
+
+
+def test_who_reads_can_bring_to_the_disk_what_a_dying_writer_left_in_memory(tmp_path, monkeypatch):
+    log = Log.open(tmp_path, segment_bytes=2_000)
+    for _ in range(4):
+        log.append(bytes(900))
+    log.close()
+    asked, real = [], os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda file: (asked.append(os.fstat(file).st_ino), real(file)))
+    Log.open(tmp_path, readonly=True).sync()
+    both = [(tmp_path / name).stat().st_ino for name in ("00000000.log", "00000001.log")]
+    assert asked == both
+    asked.clear()
+    Log.open(tmp_path).close()  # the next writer takes nothing for safe that its predecessor had not brought there
+    assert asked == both

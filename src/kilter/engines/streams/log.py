@@ -336,13 +336,13 @@ class Log:
                 if self._tail >= 0:
                     self._behind.settle()
                     os.fdatasync(self._tail)
-                # Older segments were brought there when they ended.
-                elif (newest := self._path(self._newest())).exists():
-                    descriptor = os.open(newest, os.O_RDONLY)
-                    try:
-                        os.fdatasync(descriptor)
-                    finally:
-                        os.close(descriptor)
+                    return
+                # Those before the newest two were there before the newest began.
+                for number in self._segments()[-2:]:
+                    with suppress(FileNotFoundError), self._path(number).open("rb") as file:  # removed meanwhile
+                        os.fdatasync(file.fileno())
+                if self._folder.exists():
+                    sync_folder(self._folder)
             except OSError as error:
                 raise _translated(error, self._folder) from error
 
@@ -432,12 +432,11 @@ class Log:
         return last, end
 
     def _cut(self, segment: int, end: int) -> None:
-        """Have a segment end where its last whole record does."""
-        path = self._path(segment)
-        if path.stat().st_size != end:
-            with path.open("r+b") as file:
+        """Have a segment end where its last whole record does, and all of it on the disk: its writer may have died before that."""
+        with self._path(segment).open("r+b") as file:
+            if os.fstat(file.fileno()).st_size != end:
                 file.truncate(end)
-                os.fdatasync(file.fileno())
+            os.fdatasync(file.fileno())
 
     def _records(self, segment: int, offset: int, *, final: bool) -> Iterator[tuple[int, bytes]]:
         """Yield the whole records of one segment from an offset on; none when it isn't there yet."""
